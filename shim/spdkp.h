@@ -1,0 +1,130 @@
+/* The C layer between SPDK and Rust: everything whose layout, signature or name differs between the
+ * supported releases (20.07 to 26.09) is hidden behind spdkp_* functions of one stable signature.
+ *
+ * A function that only some releases have is declared weak where it is used. A plugin that was built
+ * against another release must still load, so that its constructor can say so in one line. */
+#ifndef SPDKP_H
+#define SPDKP_H
+
+#include "spdk/stdinc.h"
+#include "spdk/bdev.h"
+#include "spdk/bdev_module.h"
+#include "spdk/json.h"
+#include "spdk/jsonrpc.h"
+#include "spdk/rpc.h"
+#include "spdk/thread.h"
+#include "spdk/version.h"
+
+#include "layout.h"
+
+/* log.c */
+void spdkp_log(int level, const char *file, int line, const char *func, const char *message);
+
+/* thread.c */
+bool spdkp_on_app_thread(void);
+struct spdk_thread *spdkp_app_thread(void);
+/* Releases before 23.01 do not know their app thread: whoever runs on it first says so here. */
+void spdkp_note_app_thread(void);
+
+/* json.c */
+int spdkp_json_write_raw(struct spdk_json_write_ctx *w, const char *text, size_t len);
+int spdkp_json_write_name(struct spdk_json_write_ctx *w, const char *name, size_t len);
+
+/* module.c */
+struct spdkp_module_ops {
+	int (*init)(void);
+	void (*fini)(void);
+	int (*ctx_size)(void);
+	int (*destruct)(void *ctx);
+	void (*submit_request)(struct spdk_io_channel *ch, struct spdk_bdev_io *io);
+	bool (*io_type_supported)(void *ctx, enum spdk_bdev_io_type type);
+	int (*dump_info)(void *ctx, struct spdk_json_write_ctx *w);
+	void (*write_config)(void *ctx, struct spdk_json_write_ctx *w);
+};
+struct spdkp_module;
+struct spdkp_module *spdkp_module_add(const char *name, const struct spdkp_module_ops *ops);
+/* The file that holds the module of this name, "" when it cannot be told, NULL when there is none. */
+const char *spdkp_module_origin(const char *name);
+
+/* bdev.c: what a module says of a bdev. Zero means "not said" everywhere but in block_size and num_blocks. */
+struct spdkp_bdev_opts {
+	const char *name;
+	const char *product_name;
+	uint8_t uuid[16];
+	uint64_t num_blocks;
+	uint32_t block_size;
+	uint32_t physical_block_size;
+	uint32_t write_unit_size;
+	uint32_t optimal_io_boundary;
+	uint32_t md_len;
+	uint32_t dif_type;
+	uint32_t dif_check_flags;
+	uint32_t dif_pi_format;
+	uint32_t max_rw_size;
+	uint32_t max_unmap;
+	uint32_t max_unmap_segments;
+	uint32_t max_write_zeroes;
+	uint32_t max_copy;
+	uint32_t max_segment_size;
+	uint32_t max_num_segments;
+	uint32_t preferred_write_alignment;
+	uint32_t preferred_write_granularity;
+	uint32_t optimal_write_size;
+	uint32_t preferred_unmap_alignment;
+	uint32_t preferred_unmap_granularity;
+	uint16_t acwu;
+	uint8_t alignment_log2;
+	bool write_cache;
+	bool split_on_optimal_io_boundary;
+	bool split_on_write_unit;
+	bool md_interleave;
+	bool dif_is_head_of_md;
+};
+/* Returns NULL when memory is short, or sets *needs to the first release that has what was asked. */
+struct spdk_bdev *spdkp_bdev_new(struct spdkp_module *module, const struct spdkp_bdev_opts *opts,
+				 void *ctx, const char **needs);
+void spdkp_bdev_free(struct spdk_bdev *bdev);
+int spdkp_bdev_register(struct spdk_bdev *bdev);
+void spdkp_bdev_uuid(const struct spdk_bdev *bdev, uint8_t out[16]);
+bool spdkp_bdev_is_of(const struct spdk_bdev *bdev, const struct spdkp_module *module);
+const char *spdkp_bdev_module_name(const struct spdk_bdev *bdev);
+void *spdkp_bdev_ctx(const struct spdk_bdev *bdev);
+
+/* io.c: the parts of a request that are not read on every I/O. */
+enum {
+	SPDKP_ZCOPY_START = 1,
+	SPDKP_ZCOPY_POPULATE = 2,
+	SPDKP_ZCOPY_COMMIT = 4,
+};
+uint32_t spdkp_io_zcopy_flags(const struct spdk_bdev_io *io);
+uint64_t spdkp_io_copy_source(const struct spdk_bdev_io *io);
+struct spdkp_nvme {
+	const void *cmd;
+	void *buf;
+	size_t len;
+	void *md_buf;
+	size_t md_len;
+};
+void spdkp_io_nvme(const struct spdk_bdev_io *io, struct spdkp_nvme *out);
+void spdkp_io_complete_errno(struct spdk_bdev_io *io, int err);
+
+/* dif.c */
+int spdkp_dif_generate(struct spdk_bdev_io *io);
+/* 0, or a negative errno; on a mismatch *bad_block is its index in the request. */
+int spdkp_dif_verify(struct spdk_bdev_io *io, uint32_t *bad_block);
+
+/* subsystem.c */
+struct spdkp_subsystem_ops {
+	void (*init)(void);
+	void (*fini)(void);
+	void (*write_config)(struct spdk_json_write_ctx *w);
+};
+int spdkp_subsystem_add(const char *name, const struct spdkp_subsystem_ops *ops);
+int spdkp_subsystem_depend(const char *name, const char *depends_on);
+void spdkp_subsystem_init_next(int rc);
+void spdkp_subsystem_fini_next(void);
+
+/* app.c */
+int spdkp_app_main(int argc, char **argv, const char *name);
+
+#endif

@@ -1,0 +1,88 @@
+//! `#[bdev_module]`.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::{ImplItem, ItemImpl, Result};
+
+use crate::attr::Args;
+
+/// The methods of `Bdev` that serve I/O and the kinds they stand for.
+const HANDLERS: &[(&str, &str)] = &[
+    ("read", "READ"),
+    ("write", "WRITE"),
+    ("flush", "FLUSH"),
+    ("unmap", "UNMAP"),
+    ("write_zeroes", "WRITE_ZEROES"),
+    ("compare", "COMPARE"),
+    ("compare_and_write", "COMPARE_AND_WRITE"),
+    ("copy", "COPY"),
+    ("zcopy_start", "ZCOPY"),
+    ("nvme_admin", "NVME_ADMIN"),
+    ("nvme_io", "NVME_IO"),
+    ("nvme_io_md", "NVME_IO_MD"),
+    ("reset", "RESET"),
+    ("abort", "ABORT"),
+];
+
+pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let mut args = Args::parse(args)?;
+    let name = args.required("name")?;
+    args.finish()?;
+    let mut item: ItemImpl = syn::parse2(item)?;
+    if item.trait_.is_none() {
+        return Err(syn::Error::new_spanned(&item.self_ty, "expected `impl Bdev for ...`"));
+    }
+    if !item.generics.params.is_empty() {
+        return Err(syn::Error::new_spanned(
+            &item.generics,
+            "a module is one type; implement it for each one that you need",
+        ));
+    }
+    let methods: Vec<String> = item
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            ImplItem::Fn(method) => Some(method.sig.ident.to_string()),
+            _ => None,
+        })
+        .collect();
+    let has = |name: &str| methods.iter().any(|method| method == name);
+    if has("zcopy_start") != has("zcopy_end") {
+        return Err(syn::Error::new_spanned(
+            &item.self_ty,
+            "zcopy_start and zcopy_end go together: implement both or neither",
+        ));
+    }
+    let kinds =
+        HANDLERS.iter().filter(|(method, _)| has(method)).map(|(_, kind)| format_ident!("{kind}"));
+    let submit = has("submit");
+    item.items.push(syn::parse_quote! {
+        #[doc(hidden)]
+        const OVERRIDES: ::spdk_plugin::private::Overrides = ::spdk_plugin::private::Overrides {
+            kinds: ::spdk_plugin::private::IoKinds::NONE
+                #(.and(::spdk_plugin::private::IoKinds::#kinds))*,
+            submit: #submit,
+        };
+    });
+    let ty = &item.self_ty;
+    Ok(quote! {
+        #item
+
+        impl ::spdk_plugin::module::Module for #ty {
+            const NAME: &'static str = #name;
+
+            fn registration() -> &'static ::spdk_plugin::private::Registration {
+                static REGISTRATION: ::spdk_plugin::private::Registration =
+                    ::spdk_plugin::private::Registration::new();
+                &REGISTRATION
+            }
+        }
+
+        const _: () = {
+            #[::spdk_plugin::private::linkme::distributed_slice(::spdk_plugin::private::MODULES)]
+            #[linkme(crate = ::spdk_plugin::private::linkme)]
+            static ENTRY: ::spdk_plugin::private::ModuleEntry =
+                ::spdk_plugin::private::ModuleEntry::new::<#ty>(::core::env!("CARGO_PKG_NAME"));
+        };
+    })
+}

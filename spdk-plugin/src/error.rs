@@ -1,0 +1,76 @@
+//! What goes wrong outside of an I/O request. An I/O's own outcome is an
+//! [`IoError`](crate::module::IoError).
+
+use std::io;
+
+/// A failed call, with what it was about and the errno that SPDK gave or would give.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value that cannot be: the message names it, says why, and says what would do.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is already something of this name.
+    #[error("{0}")]
+    Exists(String),
+    /// There is nothing of this name.
+    #[error("{0}")]
+    NotFound(String),
+    /// Memory is short. For DMA memory: give the SPDK program more with `-s`, in MiB.
+    #[error("no memory for {0}")]
+    NoMemory(String),
+    /// It is in use.
+    #[error("{0}")]
+    Busy(String),
+    /// The running SPDK is older than the feature.
+    #[error("{what} needs SPDK {needs} or later")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// The first release that has it.
+        needs: &'static str,
+    },
+    /// Called on a thread that may not do this.
+    #[error("{0}")]
+    WrongThread(String),
+    /// Any other errno of SPDK's, with the call that returned it.
+    #[error("{what}: {}", io::Error::from_raw_os_error(*.errno))]
+    Errno {
+        /// The operation that failed and what it was on.
+        what: String,
+        /// A positive errno value.
+        errno: i32,
+    },
+    /// A user's code panicked; the log has the place and the message.
+    #[error("{0} panicked")]
+    Panicked(String),
+}
+
+impl Error {
+    /// The error of a C call that returned the negative errno `rc`.
+    pub fn from_rc(what: impl Into<String>, rc: i32) -> Self {
+        let what = what.into();
+        match rc.saturating_neg() {
+            libc::ENOMEM => Self::NoMemory(what),
+            errno => Self::Errno { what, errno },
+        }
+    }
+
+    /// The positive errno value that stands for this error.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Invalid(_) => libc::EINVAL,
+            Self::Exists(_) => libc::EEXIST,
+            Self::NotFound(_) => libc::ENODEV,
+            Self::NoMemory(_) => libc::ENOMEM,
+            Self::Busy(_) => libc::EBUSY,
+            Self::Unsupported { .. } => libc::ENOTSUP,
+            Self::WrongThread(_) => libc::EPERM,
+            Self::Errno { errno, .. } => *errno,
+            Self::Panicked(_) => libc::EIO,
+        }
+    }
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

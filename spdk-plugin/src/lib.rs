@@ -1,0 +1,38 @@
+//! Write [SPDK](https://spdk.io) block-device modules, subsystems and JSON-RPC methods in safe async
+//! Rust, and load them into the stock `spdk_tgt`.
+//!
+//! - [`module`]: bdev modules, with [`#[bdev_module]`](bdev_module).
+//! - [`rpc`](mod@rpc): JSON-RPC methods, with [`#[rpc]`](macro@rpc).
+//! - [`Subsystem`]: subsystems, with [`#[subsystem]`](macro@subsystem).
+//! - [`runtime`]: tasks, pollers and time on SPDK's threads.
+//! - [`spdk_plugin!`]: makes a plugin or an app of the crates that hold all these.
+//!
+//! Every callback of SPDK's runs under a guard: a panic in a user's code goes to SPDK's log and fails
+//! the one request it was about, and the program lives.
+
+pub mod dma;
+mod error;
+mod guard;
+mod json;
+pub mod log;
+pub mod module;
+pub mod plugin;
+pub mod rpc;
+pub mod runtime;
+mod subsystem;
+
+pub use error::{Error, Result};
+pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};
+pub use subsystem::Subsystem;
+
+/// What the macros expand to. Nothing here is for use by hand.
+#[doc(hidden)]
+pub mod private {
+    pub use linkme;
+
+    pub use crate::module::Registration;
+    pub use crate::module::{IoKinds, ModuleEntry, Overrides};
+    pub use crate::plugin::{ABI_LEN, METHODS, MODULES, SUBSYSTEMS, abi_record, claim, register};
+    pub use crate::rpc::{Method, Params, Request, State, call, call_without_params};
+    pub use crate::subsystem::{Lifecycle, Registered, SubsystemEntry};
+}

@@ -1,0 +1,372 @@
+//! A module's I/O channel: its typed state and the requests that are with it on one thread. Stands on
+//! `spdk/thread.h` and `spdk/bdev_module.h`.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use spdk_plugin_sys as sys;
+
+use super::cell::{INLINE, IoCell, complete};
+use super::device::{Device, DeviceCore};
+use super::io::BdevIo;
+use super::slab::Slab;
+use super::{Bdev, handlers};
+use crate::error::{Error, Result};
+use crate::guard::{catch, drop_caught};
+use crate::runtime::home::{Home, HomeRef};
+use crate::runtime::on_app;
+
+/// What does not depend on the module's type.
+pub(crate) struct ChannelCore {
+    home: HomeRef,
+    device: *const DeviceCore,
+    /// Requests that are with us, and how many of them are resets.
+    inflight: Cell<u32>,
+    resets: Cell<u32>,
+    /// SPDK has destroyed the channel; we go with the last request.
+    closed: Cell<bool>,
+    /// A reset that waits here for all other requests to end.
+    quiet: Cell<*mut sys::spdk_io_channel_iter>,
+    free: unsafe fn(*const ChannelCore),
+    pub(crate) pending: Pending,
+    pub(crate) slab: Slab,
+}
+
+/// A module's channel on one thread.
+#[repr(C)]
+pub(crate) struct Channel<B: Bdev> {
+    core: ChannelCore,
+    pub(crate) device: Arc<Device<B>>,
+    pub(crate) user: B::Channel,
+}
+
+/// The requests whose handler waits, in the order of their arrival.
+pub(crate) struct Pending {
+    first: Cell<*const IoCell>,
+    last: Cell<*const IoCell>,
+}
+
+impl Pending {
+    pub(crate) fn push(&self, cell: &IoCell) {
+        let last = self.last.replace(cell);
+        cell.prev.set(last);
+        cell.next.set(ptr::null());
+        if last.is_null() {
+            self.first.set(cell);
+        } else {
+            // SAFETY: a listed cell is alive: it leaves the list before its request is completed.
+            unsafe { (*last).next.set(cell) };
+        }
+    }
+
+    pub(crate) fn remove(&self, cell: &IoCell) {
+        let (prev, next) = (cell.prev.get(), cell.next.get());
+        // SAFETY: the neighbours of a listed cell are listed and so alive.
+        unsafe {
+            match prev.as_ref() {
+                Some(prev) => prev.next.set(next),
+                None => self.first.set(next),
+            }
+            match next.as_ref() {
+                Some(next) => next.prev.set(prev),
+                None => self.last.set(prev),
+            }
+        }
+    }
+
+    /// The waiting requests. None may end while this is in use: cancelling only marks and wakes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &IoCell> {
+        let mut at = self.first.get();
+        std::iter::from_fn(move || {
+            // SAFETY: a listed cell is alive.
+            let cell = unsafe { at.as_ref()? };
+            at = cell.next.get();
+            Some(cell)
+        })
+    }
+}
+
+impl ChannelCore {
+    pub(crate) fn home(&self) -> &'static Home {
+        self.home.get()
+    }
+
+    pub(crate) fn device(&self) -> &DeviceCore {
+        // SAFETY: the channel that we are part of holds its device.
+        unsafe { &*self.device }
+    }
+
+    #[inline]
+    pub(crate) fn request_started(&self) {
+        self.inflight.set(self.inflight.get() + 1);
+    }
+
+    pub(crate) fn reset_started(&self) {
+        self.resets.set(self.resets.get() + 1);
+    }
+
+    pub(crate) fn reset_ended(&self) {
+        self.resets.set(self.resets.get() - 1);
+    }
+
+    /// A request was completed.
+    ///
+    /// # Safety
+    /// The request was counted; the channel must not be touched afterwards.
+    #[inline]
+    pub(crate) unsafe fn request_ended(this: *const Self) {
+        // SAFETY: a channel lives while it counts a request.
+        let channel = unsafe { &*this };
+        let left = channel.inflight.get() - 1;
+        channel.inflight.set(left);
+        if !channel.quiet.get().is_null() {
+            channel.tell_quiet();
+        }
+        if left == 0 && channel.closed.get() {
+            // SAFETY: SPDK has let go of it, and that was its last request.
+            unsafe { (channel.free)(this) };
+        }
+    }
+
+    /// Cancels whatever waits here but resets, which wait for it to end.
+    fn cancel_all(&self) {
+        for cell in self.pending.iter().filter(|cell| !cell.is_reset()) {
+            cell.cancel();
+        }
+    }
+
+    /// Cancels what waits here and lets the reset go on to the next channel once all has ended.
+    fn quiesce(&self, iter: *mut sys::spdk_io_channel_iter) {
+        self.cancel_all();
+        self.quiet.set(iter);
+        self.tell_quiet();
+    }
+
+    #[cold]
+    fn tell_quiet(&self) {
+        if self.inflight.get() > self.resets.get() {
+            return;
+        }
+        let iter = self.quiet.replace(ptr::null_mut());
+        if !iter.is_null() {
+            // SAFETY: the iteration stands at this channel until it is told to go on, once.
+            unsafe { sys::spdk_for_each_channel_continue(iter, 0) };
+        }
+    }
+}
+
+/// Cancels every request of the device on all threads, waits for them to end, and then reports to
+/// `reset` as a child's callback.
+pub(crate) fn quiesce_all(device: &DeviceCore, reset: &IoCell) {
+    reset.child_started();
+    let io_device = ptr::from_ref(device).cast_mut().cast();
+    let ctx = ptr::from_ref(reset).cast_mut().cast();
+    // SAFETY: the device is registered while it has requests; the reset's cell stays, as it now has a
+    // child.
+    unsafe { sys::spdk_for_each_channel(io_device, Some(quiesce_one), ctx, Some(all_quiet)) };
+}
+
+unsafe extern "C" fn quiesce_one(iter: *mut sys::spdk_io_channel_iter) {
+    // SAFETY: SPDK passes a channel of our device, on its thread, before it is destroyed.
+    let channel = unsafe { core_of(sys::spdk_io_channel_iter_get_channel(iter)) };
+    channel.home().enter(|| channel.quiesce(iter));
+}
+
+unsafe extern "C" fn all_quiet(iter: *mut sys::spdk_io_channel_iter, _status: i32) {
+    // SAFETY: the context is the reset's cell, which waits for this call on this thread.
+    let reset: &IoCell = unsafe { &*sys::spdk_io_channel_iter_get_ctx(iter).cast() };
+    let home = reset.channel().home();
+    // SAFETY: the matching start was in `quiesce_all`.
+    home.enter(|| unsafe { reset.child_ended() });
+}
+
+/// The pointer to our channel that lies in SPDK's.
+#[inline]
+fn slot(channel: *mut sys::spdk_io_channel) -> *mut *const c_void {
+    channel.cast::<u8>().wrapping_add(sys::SPDKP_CHANNEL_CTX as usize).cast()
+}
+
+unsafe fn core_of<'a>(channel: *mut sys::spdk_io_channel) -> &'a ChannelCore {
+    // SAFETY: `create` put a `Channel` there, whose first field is the core.
+    unsafe { &*(*slot(channel)).cast() }
+}
+
+/// Our channel in SPDK's.
+///
+/// # Safety
+/// `channel` is one of a `Device<B>`, used on its thread and not yet destroyed.
+#[inline]
+pub(crate) unsafe fn channel_of<'a, B: Bdev>(channel: *mut sys::spdk_io_channel) -> &'a Channel<B> {
+    // SAFETY: `create` put it there.
+    unsafe { &*(*slot(channel)).cast() }
+}
+
+impl<B: Bdev> Channel<B> {
+    #[inline]
+    pub(crate) fn core(&self) -> &ChannelCore {
+        &self.core
+    }
+}
+
+/// `spdk_io_device_register`'s callback for a new channel.
+pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mut c_void) -> i32 {
+    // SAFETY: the io_device is the `Device` that `register` passed, which is alive while registered.
+    let device = unsafe {
+        let device = io_device.cast::<Device<B>>().cast_const();
+        Arc::increment_strong_count(device);
+        Arc::from_raw(device)
+    };
+    let Some(home) = HomeRef::current() else { return -libc::EPERM };
+    let home_ref = home.get();
+    home_ref.enter(move || {
+        let user = match catch("creating a channel", || device.user.channel()) {
+            Ok(Ok(user)) => user,
+            Ok(Err(error)) => {
+                log::error!("bdev {}: no channel: {error}", device.core.name);
+                return -error.errno();
+            }
+            Err(_) => return -libc::EIO,
+        };
+        let size = handlers::largest::<B>();
+        let Some(slab) = Slab::new(if size > INLINE { size } else { 0 }) else {
+            drop_caught("a channel's state", user);
+            return -libc::ENOMEM;
+        };
+        home.start_batches(complete);
+        device.core.pin();
+        let channel = Box::new(Channel {
+            core: ChannelCore {
+                home,
+                device: &raw const device.core,
+                inflight: Cell::new(0),
+                resets: Cell::new(0),
+                closed: Cell::new(false),
+                quiet: Cell::new(ptr::null_mut()),
+                free: free::<B>,
+                pending: Pending { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) },
+                slab,
+            },
+            device,
+            user,
+        });
+        // SAFETY: SPDK gave us room for one pointer there.
+        unsafe { ctx.cast::<*const Channel<B>>().write(Box::into_raw(channel)) };
+        0
+    })
+}
+
+/// `spdk_io_device_register`'s callback for a channel that goes.
+pub(crate) unsafe extern "C" fn destroy<B: Bdev>(_io_device: *mut c_void, ctx: *mut c_void) {
+    // SAFETY: `create` put it there, and SPDK calls this once.
+    let channel: &ChannelCore = unsafe { &*ctx.cast::<*const ChannelCore>().read() };
+    channel.home().enter(|| {
+        channel.closed.set(true);
+        if channel.inflight.get() == 0 {
+            // SAFETY: SPDK has let go of it, and no request is left.
+            unsafe { free::<B>(channel) };
+            return;
+        }
+        log::warn!("bdev {}: a channel closes with I/O in flight", channel.device().name);
+        channel.cancel_all();
+    });
+}
+
+unsafe fn free<B: Bdev>(channel: *const ChannelCore) {
+    // SAFETY: the core is the first field of the box that `create` made; the caller says that nobody
+    // uses it any more.
+    let channel = unsafe { Box::from_raw(channel.cast_mut().cast::<Channel<B>>()) };
+    let Channel { core, device, user } = *channel;
+    drop_caught("a channel's state", user);
+    core.home.stop_batches();
+    drop(core);
+    device.core.unpin();
+    drop_caught("a bdev's state", device);
+}
+
+/// The bdev layer's call for a new request.
+pub(crate) unsafe extern "C" fn submit<B: Bdev>(
+    channel: *mut sys::spdk_io_channel,
+    io: *mut sys::spdk_bdev_io,
+) {
+    // SAFETY: the bdev layer submits on the channel's thread, before the channel is destroyed.
+    let channel = unsafe { channel_of::<B>(channel) };
+    let core = channel.core();
+    core.request_started();
+    core.home().enter(|| {
+        // SAFETY: the request was just submitted, and the channel counts it.
+        unsafe { handlers::submit(channel, io) }
+    });
+    // SAFETY: what ends within its `submit_request` waits for the batch, so the cell is there.
+    unsafe { (*IoCell::of(io)).left_submit() };
+}
+
+impl IoCell {
+    pub(crate) fn is_reset(&self) -> bool {
+        BdevIo::new(self).raw_kind() == super::kind::IoKind::Reset as u8
+    }
+}
+
+/// What a `for_each_channel` carries around.
+struct ForEach<B: Bdev> {
+    device: Arc<Device<B>>,
+    function: Box<dyn Fn(&B::Channel) + Send + Sync>,
+    reply: Option<oneshot::Sender<()>>,
+}
+
+/// See [`BdevHandle::for_each_channel`](super::BdevHandle::for_each_channel).
+pub(crate) async fn for_each<B: Bdev>(
+    device: Arc<Device<B>>,
+    function: impl Fn(&B::Channel) + Send + Sync + 'static,
+) -> Result<()> {
+    let (reply, done) = oneshot::channel();
+    let name = device.core.name.clone();
+    on_app(move || {
+        device.core.check_registered()?;
+        let io_device = Arc::as_ptr(&device).cast_mut().cast();
+        let each = ForEach { device, function: Box::new(function), reply: Some(reply) };
+        let ctx = Box::into_raw(Box::new(each)).cast();
+        // SAFETY: the io_device is registered while the bdev is; `after_each` takes the box.
+        unsafe {
+            sys::spdk_for_each_channel(io_device, Some(on_each::<B>), ctx, Some(after_each::<B>));
+        }
+        Ok(())
+    })
+    .await??;
+    done.await.map_err(|_| Error::Panicked(format!("a call on the channels of bdev {name}")))
+}
+
+unsafe extern "C" fn on_each<B: Bdev>(iter: *mut sys::spdk_io_channel_iter) {
+    // SAFETY: SPDK passes a channel of our device, on its thread, and the context of `for_each`, which
+    // stays until `after_each`.
+    unsafe {
+        let channel = channel_of::<B>(sys::spdk_io_channel_iter_get_channel(iter));
+        let each = &*sys::spdk_io_channel_iter_get_ctx(iter).cast::<ForEach<B>>();
+        let done = channel
+            .core()
+            .home()
+            .enter(|| catch("a call on a channel", || (each.function)(&channel.user)));
+        let rc = if done.is_ok() { 0 } else { -libc::EIO };
+        sys::spdk_for_each_channel_continue(iter, rc);
+    }
+}
+
+unsafe extern "C" fn after_each<B: Bdev>(iter: *mut sys::spdk_io_channel_iter, status: i32) {
+    // SAFETY: `for_each` boxed it, and this is the last call.
+    let each =
+        unsafe { Box::from_raw(sys::spdk_io_channel_iter_get_ctx(iter).cast::<ForEach<B>>()) };
+    let ForEach { device, function, mut reply } = *each;
+    let Some(home) = HomeRef::current() else { return };
+    home.get().enter(|| {
+        drop_caught("a call on the channels", function);
+        drop_caught("a bdev's state", device);
+        if status == 0
+            && let Some(reply) = reply.take()
+        {
+            // Nobody may be waiting any more.
+            let _ = catch("a waker", || reply.send(()));
+        }
+    });
+}

@@ -1,0 +1,164 @@
+//! From a request's kind to the method of [`Bdev`] that serves it.
+
+use std::future::Future;
+
+use spdk_plugin_sys as sys;
+
+use super::Bdev;
+use super::cell::IoCell;
+use super::channel::{Channel, quiesce_all};
+use super::io::BdevIo;
+use super::kind::IoKind;
+use super::status::{IoError, IoResult};
+
+/// The kinds that a module serves: what it overrides, and what the crate does for every module.
+pub(crate) fn supported<B: Bdev>(bdev: &B, kind: IoKind) -> bool {
+    match kind {
+        IoKind::Reset | IoKind::Abort => true,
+        _ if B::OVERRIDES.kinds.contains(kind) => true,
+        _ => B::OVERRIDES.submit && bdev.supports(kind),
+    }
+}
+
+macro_rules! handlers {
+    ($($kind:ident => $method:ident,)*) => {
+        /// The size of the module's largest future.
+        pub(crate) fn largest<'a, B: Bdev>() -> usize {
+            fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+                size_of::<F>()
+            }
+            let mut largest = 0;
+            let served = |kind| B::OVERRIDES.kinds.contains(kind);
+            $(if served(IoKind::$kind) {
+                largest = largest.max(size(|b: &'a B, c: &'a B::Channel, io: BdevIo<'a>| {
+                    b.$method(c, io)
+                }));
+            })*
+            if served(IoKind::Zcopy) {
+                largest = largest.max(size(|b: &'a B, c: &'a B::Channel, io: BdevIo<'a>| {
+                    b.zcopy_end(c, io)
+                }));
+            }
+            if B::OVERRIDES.submit {
+                largest = largest.max(size(|b: &'a B, c: &'a B::Channel, io: BdevIo<'a>| {
+                    b.submit(c, io)
+                }));
+            }
+            largest
+        }
+
+        #[inline]
+        unsafe fn dispatch<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+            let bdev = &channel.device.user;
+            let io = || BdevIo::new(cell);
+            // SAFETY: each arm ends the function, so a cell is started once; the bdev and the channel
+            // outlive their requests.
+            unsafe {
+                match kind {
+                    IoKind::Zcopy if B::OVERRIDES.kinds.contains(IoKind::Zcopy) => {
+                        if is_zcopy_start(cell) {
+                            cell.start(|| bdev.zcopy_start(&channel.user, io()))
+                        } else {
+                            cell.start(|| bdev.zcopy_end(&channel.user, io()))
+                        }
+                    }
+                    $(IoKind::$kind if B::OVERRIDES.kinds.contains(IoKind::$kind) => {
+                        cell.start(|| bdev.$method(&channel.user, io()))
+                    })*
+                    _ => rest(channel, cell, kind),
+                }
+            }
+        }
+    };
+}
+
+handlers! {
+    Read => read,
+    Write => write,
+    Unmap => unmap,
+    Flush => flush,
+    WriteZeroes => write_zeroes,
+    Compare => compare,
+    CompareAndWrite => compare_and_write,
+    Copy => copy,
+    Zcopy => zcopy_start,
+    NvmeAdmin => nvme_admin,
+    NvmeIo => nvme_io,
+    NvmeIoMd => nvme_io_md,
+    Reset => reset,
+    Abort => abort,
+}
+
+/// What has no method of its own in this module.
+unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+    // SAFETY: as in `dispatch`.
+    unsafe {
+        match kind {
+            _ if B::OVERRIDES.submit && channel.device.user.supports(kind) => {
+                cell.start(|| channel.device.user.submit(&channel.user, BdevIo::new(cell)));
+            }
+            IoKind::Reset => cell.start(|| reset(channel, cell)),
+            IoKind::Abort => cell.end_now(abort(channel, cell)),
+            _ => cell.end_now(Err(IoError::Failed)),
+        }
+    }
+}
+
+/// Serves a request.
+///
+/// # Safety
+/// The request was just submitted to the channel, which counts it and on whose thread we are.
+#[inline]
+pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
+    // SAFETY: says the caller. What an ended zcopy had lent lies where its start has put it.
+    unsafe {
+        let kind_at = io.cast::<u8>().wrapping_add(sys::SPDKP_IO_TYPE as usize);
+        let kind = IoKind::from_raw(u32::from(kind_at.read()));
+        let lent = match kind {
+            Some(IoKind::Zcopy) if !zcopy_starts(io) => (*IoCell::of(io)).lent.take(),
+            _ => None,
+        };
+        let cell = IoCell::init(io, channel.core(), lent);
+        match kind {
+            Some(_) if channel.core().device().is_poisoned() => cell.end_now(Err(IoError::Failed)),
+            Some(kind) => dispatch(channel, cell, kind),
+            None => cell.end_now(Err(IoError::Failed)),
+        }
+    }
+}
+
+unsafe fn zcopy_starts(io: *mut sys::spdk_bdev_io) -> bool {
+    // SAFETY: the request is with us.
+    unsafe { sys::spdkp_io_zcopy_flags(io) & sys::SPDKP_ZCOPY_START != 0 }
+}
+
+fn is_zcopy_start(cell: &IoCell) -> bool {
+    // SAFETY: a cell's request is with us.
+    unsafe { zcopy_starts(cell.io()) }
+}
+
+/// Cancels everything on all threads and ends when all of it has ended.
+async fn reset<B: Bdev>(channel: &Channel<B>, cell: &IoCell) -> IoResult {
+    struct Counted<'a, B: Bdev>(&'a Channel<B>);
+    impl<B: Bdev> Drop for Counted<'_, B> {
+        fn drop(&mut self) {
+            self.0.core().reset_ended();
+        }
+    }
+    channel.core().reset_started();
+    let _counted = Counted(channel);
+    quiesce_all(channel.core().device(), cell);
+    std::future::poll_fn(|_| cell.poll_children()).await;
+    Ok(())
+}
+
+/// Cancels the one request, if it still waits in its handler.
+fn abort<B: Bdev>(channel: &Channel<B>, cell: &IoCell) -> IoResult {
+    let target = BdevIo::new(cell).abort_target();
+    let mut pending = channel.core().pending.iter().filter(|cell| !cell.is_reset());
+    let waiting = pending.find(|cell| Some(BdevIo::new(cell).id()) == target);
+    match waiting {
+        Some(waiting) if waiting.cancel() => Ok(()),
+        _ => Err(IoError::Failed),
+    }
+}

@@ -1,0 +1,152 @@
+//! A plugin's one constructor: it checks that the host runs the SPDK that the plugin was built against,
+//! that no name is taken, and then registers everything.
+//!
+//! [`spdk_plugin!`](crate::spdk_plugin) puts the constructor into the final artefact. The attributes
+//! have put one entry each into the tables here, which exist once in each artefact.
+
+mod abi;
+mod names;
+
+use std::ffi::CStr;
+
+use linkme::distributed_slice;
+
+pub use abi::{ABI_LEN, abi_record};
+pub use names::claim;
+
+use crate::module::ModuleEntry;
+use crate::rpc::Method;
+use crate::subsystem::SubsystemEntry;
+use crate::{guard, log as spdk_log};
+
+/// The bdev modules of this artefact.
+#[doc(hidden)]
+#[distributed_slice]
+pub static MODULES: [ModuleEntry];
+
+/// The subsystems of this artefact.
+#[doc(hidden)]
+#[distributed_slice]
+pub static SUBSYSTEMS: [SubsystemEntry];
+
+/// The RPC methods of this artefact.
+#[doc(hidden)]
+#[distributed_slice]
+pub static METHODS: [Method];
+
+/// Makes a plugin, in the `lib.rs` of a `cdylib`, or an app, in its `main.rs`, of the crates named:
+/// their bdev modules, subsystems and RPC methods are registered when the program starts.
+///
+/// ```
+/// # mod ram {}
+/// spdk_plugin::spdk_plugin! { modules: [] }
+/// # fn main() {}
+/// ```
+///
+/// What the artefact itself defines is registered too. A crate that is only listed in `Cargo.toml` is
+/// not linked, so name every one here.
+#[macro_export]
+macro_rules! spdk_plugin {
+    (modules: [$($module:ident),* $(,)?]) => {
+        $(
+            #[allow(unused_imports)]
+            use $module as _;
+        )*
+
+        #[cfg(panic = "abort")]
+        ::core::compile_error!(
+            "a plugin that aborts on a panic takes the SPDK program with it: remove `panic = \"abort\"` from the profile"
+        );
+
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = ".spdk_plugin_abi")]
+            static ABI: [u8; $crate::private::ABI_LEN] = $crate::private::abi_record();
+
+            extern "C" fn construct() {
+                $crate::private::register(::core::env!("CARGO_PKG_NAME"), &ABI);
+            }
+
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static CONSTRUCTOR: extern "C" fn() = construct;
+
+            /// Which plugin of the process has a name. The first plugin's answers for all.
+            #[unsafe(no_mangle)]
+            extern "C" fn spdk_plugin_claim_v1(
+                claim: *mut $crate::plugin::Claim,
+            ) {
+                $crate::private::claim(claim);
+            }
+        };
+    };
+}
+
+pub use names::Claim;
+
+/// Registers what the tables hold, or says in one line why not and registers nothing.
+#[doc(hidden)]
+pub fn register(plugin: &'static str, abi: &'static [u8; ABI_LEN]) {
+    guard::install_hook();
+    spdk_log::install();
+    // Nobody is there to catch a panic of the constructor's.
+    let _ = guard::catch("the plugin's constructor", || {
+        if let Err(why) = abi::check(abi).and_then(|()| names::claim_all(plugin)) {
+            let message = format!("plugin {plugin} is not loaded: {why}");
+            spdk_log::write(spdk_log::Level::Error, file!(), line!(), &message);
+            return;
+        }
+        for module in MODULES {
+            if !(module.register)() {
+                log::error!(
+                    "module {} of {} is not registered: no memory",
+                    module.name,
+                    module.owner
+                );
+            }
+        }
+        for subsystem in SUBSYSTEMS {
+            subsystem.register(cycle(subsystem.name));
+        }
+        for method in METHODS {
+            method.register();
+        }
+        let names = |names: Vec<&str>| names.join(" ");
+        log::info!(
+            "plugin {plugin}: modules [{}], subsystems [{}], methods [{}]",
+            names(MODULES.iter().map(|m| m.name).collect()),
+            names(SUBSYSTEMS.iter().map(|s| s.name).collect()),
+            names(METHODS.iter().map(|m| m.name).collect()),
+        );
+    });
+}
+
+/// The sentence that says how the subsystem depends on itself, if it does. SPDK would sort for ever.
+fn cycle(name: &'static str) -> Option<String> {
+    fn walk(path: &mut Vec<&'static str>, to: &str) -> bool {
+        let at = path[path.len() - 1];
+        let Some(entry) = SUBSYSTEMS.iter().find(|s| s.name == at) else { return false };
+        entry.depends_on.iter().any(|next| {
+            if path[1..].contains(next) {
+                return false;
+            }
+            path.push(next);
+            let found = *next == to || walk(path, to);
+            if !found {
+                path.pop();
+            }
+            found
+        })
+    }
+    let mut path = vec![name];
+    walk(&mut path, name).then(|| {
+        let path = path.join(" -> ");
+        format!("subsystem {name} cannot start: circular dependency {path}")
+    })
+}
+
+/// The text of a C string of static storage.
+fn c_text(text: *const std::ffi::c_char) -> String {
+    // SAFETY: the callers pass strings that C keeps for as long as the process lives.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}

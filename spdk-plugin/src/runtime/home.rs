@@ -1,0 +1,540 @@
+//! What a plugin keeps for one SPDK thread: its run queue, its completion batch and its wakers.
+//! Stands on `spdk/thread.h`.
+//!
+//! State belongs to the SPDK thread and not to the OS thread below it, which changes when the
+//! scheduler moves the thread to another core. Every channel, task and poller of ours holds a
+//! [`HomeRef`]; the last one to go gives the [`Home`] back for the next thread.
+//!
+//! ```text
+//!                 wake, same thread                    wake, foreign thread
+//!                        |                                      |
+//!                        v                                      v
+//!   poll <-- drain <-- ready (FIFO of Node)  <-- message <-- remote.woken
+//!     |
+//!     +-- an I/O that finished inside its own submit_request --> done (FIFO) --> poller: complete
+//! ```
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+
+use spdk_plugin_sys as sys;
+
+/// Polls in one go before the thread's other work gets a turn.
+const DRAIN_BUDGET: u32 = 128;
+
+/// The schedulable part of a task or of an I/O request. It lies at the start of either.
+#[repr(C)]
+pub(crate) struct Node {
+    next: Cell<*const Node>,
+    pub(crate) poll: Cell<PollFn>,
+    slot: Cell<Option<&'static Slot>>,
+    flags: Cell<u8>,
+}
+
+/// Polls what the node belongs to. `Ready`: it has ended, and the function disposes of the node once
+/// no waker reaches it any more.
+pub(crate) type PollFn = unsafe fn(*const Node, &mut Context<'_>) -> Poll<DisposeFn>;
+/// Ends a node's life, be it by completing an I/O or by freeing a task.
+pub(crate) type DisposeFn = unsafe fn(*const Node);
+
+const RUNNING: u8 = 1;
+const QUEUED: u8 = 2;
+const WOKEN: u8 = 4;
+
+impl Node {
+    pub(crate) fn new(poll: PollFn) -> Self {
+        Self {
+            next: Cell::new(ptr::null()),
+            poll: Cell::new(poll),
+            slot: Cell::new(None),
+            flags: Cell::new(0),
+        }
+    }
+}
+
+/// A singly linked FIFO through [`Node::next`].
+struct Fifo {
+    head: Cell<*const Node>,
+    tail: Cell<*const Node>,
+}
+
+impl Fifo {
+    const fn new() -> Self {
+        Self { head: Cell::new(ptr::null()), tail: Cell::new(ptr::null()) }
+    }
+
+    fn push(&self, node: &Node) {
+        node.next.set(ptr::null());
+        let last = self.tail.replace(node);
+        if last.is_null() {
+            self.head.set(node);
+        } else {
+            // SAFETY: a queued node is alive until it was popped: its owner frees it only after
+            // its last poll, and a node that is queued has not had it.
+            unsafe { (*last).next.set(node) };
+        }
+    }
+
+    fn pop(&self) -> Option<*const Node> {
+        let node = self.head.get();
+        if node.is_null() {
+            return None;
+        }
+        // SAFETY: as in `push`: whatever is queued is alive.
+        let next = unsafe { (*node).next.get() };
+        self.head.set(next);
+        if next.is_null() {
+            self.tail.set(ptr::null());
+        }
+        Some(node)
+    }
+
+    fn take(&self) -> Self {
+        Self {
+            head: Cell::new(self.head.replace(ptr::null())),
+            tail: Cell::new(self.tail.replace(ptr::null())),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.get().is_null()
+    }
+}
+
+/// What a [`Waker`] of ours points at. Slots are never freed, only used again: a waker that outlives
+/// its task points at a live slot and at worst polls somebody once for nothing, which every future
+/// must bear. So cloning and dropping a waker costs nothing and needs no count.
+struct Slot {
+    home: &'static Home,
+    /// The node that holds the slot, null while it is free. Home thread only.
+    node: Cell<*const Node>,
+    next_free: Cell<Option<&'static Slot>>,
+    /// Whether the slot is in `Remote::woken`.
+    remote: AtomicBool,
+}
+
+// SAFETY: foreign threads touch `home` and `remote` alone, which are made for it; the cells belong
+// to the home thread.
+unsafe impl Sync for Slot {}
+// SAFETY: a shared reference to a `Sync` slot may go anywhere; slots are never owned.
+unsafe impl Send for Slot {}
+
+/// Wakes that came from other threads.
+#[derive(Default)]
+struct Remote {
+    woken: Vec<&'static Slot>,
+    /// A message that will look at `woken` is on its way.
+    announced: bool,
+}
+
+/// See the module's page.
+pub(crate) struct Home {
+    /// The thread that this belongs to, null while it is free.
+    thread: AtomicPtr<sys::spdk_thread>,
+    depth: Cell<u32>,
+    ready: Fifo,
+    done: Fifo,
+    complete: Cell<Option<DisposeFn>>,
+    free_slots: Cell<Option<&'static Slot>>,
+    users: Cell<u32>,
+    batches: Cell<u32>,
+    poller: Cell<*mut sys::spdk_poller>,
+    drain_queued: Cell<bool>,
+    remote: Mutex<Remote>,
+    _home_thread_only: PhantomData<UnsafeCell<()>>,
+}
+
+// SAFETY: other threads reach a `Home` through wakers alone and touch `thread` (atomic) and `remote`
+// (locked) only. Everything else is used by code that runs on the home thread: `HomeRef` is `!Send`
+// and is made on that thread.
+unsafe impl Sync for Home {}
+// SAFETY: as for `Sync`; a `Home` is only ever shared.
+unsafe impl Send for Home {}
+
+static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs under these locks, so what a poisoned one guards is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn current_thread() -> *mut sys::spdk_thread {
+    // SAFETY: reads a thread-local of SPDK's.
+    unsafe { sys::spdk_get_thread() }
+}
+
+impl Home {
+    fn new() -> Self {
+        Self {
+            thread: AtomicPtr::new(ptr::null_mut()),
+            depth: Cell::new(0),
+            ready: Fifo::new(),
+            done: Fifo::new(),
+            complete: Cell::new(None),
+            free_slots: Cell::new(None),
+            users: Cell::new(0),
+            batches: Cell::new(0),
+            poller: Cell::new(ptr::null_mut()),
+            drain_queued: Cell::new(false),
+            remote: Mutex::default(),
+            _home_thread_only: PhantomData,
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        let home = self.thread.load(Ordering::Acquire);
+        !home.is_null() && home == current_thread()
+    }
+
+    /// Runs `body`, which must not unwind, as a callback of this thread, and polls on the way out
+    /// whatever it woke. Callbacks nest: the outermost one polls, so no task is polled inside
+    /// another's poll.
+    #[inline]
+    pub(crate) fn enter<R>(&'static self, body: impl FnOnce() -> R) -> R {
+        self.depth.set(self.depth.get() + 1);
+        let result = body();
+        if self.depth.get() == 1 && !self.ready.is_empty() {
+            self.drain();
+        }
+        self.depth.set(self.depth.get() - 1);
+        if self.depth.get() == 0 && self.users.get() == 0 {
+            self.give_back();
+        }
+        result
+    }
+
+    /// Makes the home free for another thread.
+    #[cold]
+    fn give_back(&self) {
+        let _homes = lock(&HOMES);
+        let mut remote = lock(&self.remote);
+        for slot in remote.woken.drain(..) {
+            slot.remote.store(false, Ordering::Release);
+        }
+        remote.announced = false;
+        self.drain_queued.set(false);
+        self.thread.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    #[cold]
+    fn drain(&'static self) {
+        for _ in 0..DRAIN_BUDGET {
+            let Some(node) = self.ready.pop() else { return };
+            // SAFETY: it was queued, so it is alive and waits to be polled.
+            unsafe {
+                (*node).flags.set((*node).flags.get() & !QUEUED);
+                self.poll(node);
+            }
+        }
+        if !self.ready.is_empty() {
+            self.queue_drain();
+        }
+    }
+
+    /// Has this thread drain again after its other work. If SPDK has no message to spare, the next
+    /// callback on this thread does it.
+    fn queue_drain(&'static self) {
+        if self.drain_queued.replace(true) {
+            return;
+        }
+        let this = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the thread is the one we run on, and a `Home` is never freed.
+        let rc = unsafe { sys::spdk_thread_send_msg(current_thread(), Some(on_drain), this) };
+        if rc != 0 {
+            self.drain_queued.set(false);
+        }
+    }
+
+    /// Polls the node once.
+    ///
+    /// # Safety
+    /// The node is alive, not queued, not running, and belongs to this home.
+    unsafe fn poll(&'static self, node: *const Node) {
+        // SAFETY: the caller's promise; the function is the one that the node's owner set for it.
+        unsafe { self.poll_with(node, |cx| ((*node).poll.get())(node, cx)) }
+    }
+
+    /// Polls the node once, by `poll` in place of its own function.
+    ///
+    /// # Safety
+    /// As for [`poll`](Self::poll).
+    #[inline]
+    pub(crate) unsafe fn poll_with(
+        &'static self,
+        node: *const Node,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<DisposeFn>,
+    ) {
+        // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
+        let node_ref = unsafe { &*node };
+        node_ref.flags.set(RUNNING);
+        let slot = node_ref.slot.get().unwrap_or_else(|| self.attach(node_ref));
+        let waker = slot.waker();
+        let polled = poll(&mut Context::from_waker(&waker));
+        if let Poll::Ready(dispose) = polled {
+            self.release(slot);
+            // SAFETY: the node's owner named the function, and no waker finds the node any more.
+            unsafe { dispose(node) };
+            return;
+        }
+        let woken = node_ref.flags.get() & WOKEN != 0;
+        node_ref.flags.set(0);
+        if woken {
+            self.schedule(node_ref);
+        }
+    }
+
+    #[inline]
+    fn attach(&'static self, node: &Node) -> &'static Slot {
+        let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
+        self.free_slots.set(slot.next_free.get());
+        slot.node.set(node);
+        node.slot.set(Some(slot));
+        slot
+    }
+
+    #[inline]
+    fn release(&self, slot: &'static Slot) {
+        slot.node.set(ptr::null());
+        slot.next_free.set(self.free_slots.replace(Some(slot)));
+    }
+
+    #[cold]
+    fn more_slots(&'static self) -> &'static Slot {
+        let slots: Vec<Slot> = (0..64)
+            .map(|_| Slot {
+                home: self,
+                node: Cell::new(ptr::null()),
+                next_free: Cell::new(None),
+                remote: AtomicBool::new(false),
+            })
+            .collect();
+        let slots: &'static [Slot] = slots.leak();
+        for pair in slots.windows(2) {
+            pair[0].next_free.set(Some(&pair[1]));
+        }
+        &slots[0]
+    }
+
+    /// Has the node polled when the outermost callback returns. The caller runs on the home thread.
+    pub(crate) fn schedule(&'static self, node: &Node) {
+        let flags = node.flags.get();
+        if flags & RUNNING != 0 {
+            node.flags.set(flags | WOKEN);
+        } else if flags & QUEUED == 0 {
+            node.flags.set(flags | QUEUED);
+            self.ready.push(node);
+            if self.depth.get() == 0 {
+                self.queue_drain();
+            }
+        }
+    }
+
+    #[cold]
+    fn wake_remote(&'static self, slot: &'static Slot) {
+        if slot.remote.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut remote = lock(&self.remote);
+        // The lock keeps the thread alive: `HomeRef::drop` takes it before the thread may exit.
+        let thread = self.thread.load(Ordering::Acquire);
+        if thread.is_null() {
+            slot.remote.store(false, Ordering::Release);
+            return;
+        }
+        remote.woken.push(slot);
+        while !remote.announced {
+            let this = ptr::from_ref(self).cast_mut().cast();
+            // SAFETY: the thread is alive as said above, and a `Home` is never freed.
+            let rc = unsafe { sys::spdk_thread_send_msg(thread, Some(on_remote), this) };
+            remote.announced = rc == 0;
+            if rc != 0 {
+                // Messages are a finite pool that the threads refill by running.
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn take_remote(&'static self) {
+        let woken = {
+            let mut remote = lock(&self.remote);
+            remote.announced = false;
+            std::mem::take(&mut remote.woken)
+        };
+        for slot in woken {
+            // A swap and not a store, so that what the waking thread wrote before is seen by the poll.
+            slot.remote.swap(false, Ordering::AcqRel);
+            let node = slot.node.get();
+            if !node.is_null() {
+                // SAFETY: a node that holds a slot is alive; it gives the slot back when it ends.
+                self.schedule(unsafe { &*node });
+            }
+        }
+    }
+
+    /// Puts an ended I/O on the batch that the poller completes.
+    #[inline]
+    pub(crate) fn push_done(&self, node: &Node) {
+        self.done.push(node);
+    }
+
+    fn complete_batch(&'static self) -> bool {
+        if self.done.is_empty() {
+            return false;
+        }
+        let Some(complete) = self.complete.get() else { return false };
+        let batch = self.done.take();
+        self.enter(|| {
+            while let Some(node) = batch.pop() {
+                // SAFETY: what is on the batch is alive until it is completed, which is here.
+                unsafe { complete(node) };
+            }
+        });
+        true
+    }
+}
+
+unsafe extern "C" fn on_drain(home: *mut c_void) {
+    // SAFETY: `queue_drain` passed a `Home`, which is never freed.
+    let home: &'static Home = unsafe { &*home.cast() };
+    if home.is_current() {
+        home.drain_queued.set(false);
+        home.enter(|| ());
+    }
+}
+
+unsafe extern "C" fn on_remote(home: *mut c_void) {
+    // SAFETY: `wake_remote` passed a `Home`, which is never freed.
+    let home: &'static Home = unsafe { &*home.cast() };
+    if home.is_current() {
+        home.enter(|| home.take_remote());
+    }
+}
+
+unsafe extern "C" fn on_poll(home: *mut c_void) -> i32 {
+    // SAFETY: `start_batches` passed a `Home`, which is never freed.
+    let home: &'static Home = unsafe { &*home.cast() };
+    i32::from(home.complete_batch())
+}
+
+impl Slot {
+    fn waker(&'static self) -> Waker {
+        // SAFETY: the table's functions keep `RawWaker`'s contract: the data is a slot, which is
+        // never freed, and they are safe to call from any thread.
+        unsafe { Waker::from_raw(RawWaker::new(ptr::from_ref(self).cast(), &WAKER)) }
+    }
+}
+
+static WAKER: RawWakerVTable = RawWakerVTable::new(
+    |slot| RawWaker::new(slot, &WAKER),
+    // SAFETY: the data of this table's wakers is a slot, and slots are never freed.
+    |slot| wake(unsafe { &*slot.cast::<Slot>() }),
+    // SAFETY: as above.
+    |slot| wake(unsafe { &*slot.cast::<Slot>() }),
+    |_| (),
+);
+
+fn wake(slot: &'static Slot) {
+    let home = slot.home;
+    if !home.is_current() {
+        return home.wake_remote(slot);
+    }
+    let node = slot.node.get();
+    if !node.is_null() {
+        // SAFETY: a node that holds a slot is alive, and we are on its thread.
+        home.schedule(unsafe { &*node });
+    }
+}
+
+/// A share in the current thread's [`Home`]. It stays on its thread.
+pub(crate) struct HomeRef {
+    home: &'static Home,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl HomeRef {
+    /// The home of the current SPDK thread; `None` on a thread that is not SPDK's.
+    pub(crate) fn current() -> Option<Self> {
+        let thread = current_thread();
+        if thread.is_null() {
+            return None;
+        }
+        let mut homes = lock(&HOMES);
+        let by_thread = |wanted: *mut sys::spdk_thread| {
+            move |home: &&&'static Home| home.thread.load(Ordering::Acquire) == wanted
+        };
+        let home = match homes.iter().find(by_thread(thread)) {
+            Some(home) => *home,
+            None => {
+                let free = homes.iter().find(by_thread(ptr::null_mut())).copied();
+                let home = free.unwrap_or_else(|| {
+                    let home: &'static Home = Box::leak(Box::new(Home::new()));
+                    homes.push(home);
+                    home
+                });
+                home.thread.store(thread, Ordering::Release);
+                home
+            }
+        };
+        home.users.set(home.users.get() + 1);
+        Some(Self { home, _not_send: PhantomData })
+    }
+
+    /// The home itself, which outlives this share in it.
+    pub(crate) fn get(&self) -> &'static Home {
+        self.home
+    }
+
+    /// Starts the poller that completes what is pushed on the batch by `complete`.
+    pub(crate) fn start_batches(&self, complete: DisposeFn) {
+        let home = self.home;
+        home.complete.set(Some(complete));
+        home.batches.set(home.batches.get() + 1);
+        if home.batches.get() == 1 {
+            let this = ptr::from_ref(home).cast_mut().cast();
+            // SAFETY: a `Home` is never freed, and the poller goes in `stop_batches`.
+            let poller = unsafe {
+                sys::spdk_poller_register_named(Some(on_poll), this, 0, c"spdk_plugin".as_ptr())
+            };
+            home.poller.set(poller);
+        }
+    }
+
+    /// Undoes one [`start_batches`](Self::start_batches).
+    pub(crate) fn stop_batches(&self) {
+        let home = self.home;
+        home.batches.set(home.batches.get() - 1);
+        if home.batches.get() == 0 {
+            let mut poller = home.poller.replace(ptr::null_mut());
+            // SAFETY: the poller is of this thread and registered.
+            unsafe { sys::spdk_poller_unregister(&raw mut poller) };
+        }
+    }
+}
+
+impl Deref for HomeRef {
+    type Target = Home;
+
+    fn deref(&self) -> &Home {
+        self.home
+    }
+}
+
+impl Drop for HomeRef {
+    fn drop(&mut self) {
+        let home = self.home;
+        home.users.set(home.users.get() - 1);
+        if home.users.get() > 0 {
+            return;
+        }
+        // Inside a callback the home is still in use; `enter` gives it back.
+        if home.depth.get() == 0 {
+            home.give_back();
+        }
+    }
+}

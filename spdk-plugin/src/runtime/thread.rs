@@ -1,0 +1,72 @@
+//! SPDK threads (`spdk/thread.h`): which one is this, and running something on the app thread.
+
+use std::ffi::c_void;
+
+use futures_channel::oneshot;
+use spdk_plugin_sys as sys;
+
+use super::home::HomeRef;
+use super::task::spawn;
+use crate::error::{Error, Result};
+use crate::guard::catch;
+
+/// Whether the current thread is the app thread, on which bdevs come and go.
+pub fn on_app_thread() -> bool {
+    // SAFETY: reads two pointers of SPDK's.
+    unsafe { sys::spdkp_on_app_thread() }
+}
+
+/// Runs `function` on the app thread and gives its result: at once when we are on it, by a message
+/// otherwise.
+pub(crate) async fn on_app<R: Send + 'static>(
+    function: impl FnOnce() -> R + Send + 'static,
+) -> Result<R> {
+    if on_app_thread() {
+        return Ok(function());
+    }
+    let (reply, result) = oneshot::channel();
+    // The receiver may have gone; then nobody wants the result.
+    send_to_app(Box::new(move || drop(reply.send(function()))))?;
+    result.await.map_err(|_| Error::Panicked("a call on the app thread".into()))
+}
+
+/// Runs `function` on the app thread, later.
+pub(crate) fn send_to_app(function: Box<dyn FnOnce() + Send>) -> Result<()> {
+    // SAFETY: reads a pointer of SPDK's.
+    let thread = unsafe { sys::spdkp_app_thread() };
+    if thread.is_null() {
+        return Err(Error::WrongThread("SPDK's app thread does not run yet".into()));
+    }
+    let ctx = Box::into_raw(Box::new(function));
+    // SAFETY: the app thread is the last to exit; `run` takes the box.
+    let rc = unsafe { sys::spdk_thread_send_msg(thread, Some(run), ctx.cast()) };
+    if rc != 0 {
+        // SAFETY: the message was not sent, so the box is still ours.
+        drop(unsafe { Box::from_raw(ctx) });
+        return Err(Error::from_rc("a message to the app thread", rc));
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn run(ctx: *mut c_void) {
+    // SAFETY: `send_to_app` boxed it, and this is the one call.
+    let function = unsafe { Box::from_raw(ctx.cast::<Box<dyn FnOnce() + Send>>()) };
+    let Some(home) = HomeRef::current() else { return };
+    // A panic is logged, and dropping what the function held tells whoever waits.
+    home.get().enter(|| drop(catch("a call on the app thread", function)));
+}
+
+/// Runs a future on the current SPDK thread to its end, on its own.
+///
+/// It is polled for the first time when the callback that we are in returns. A panic ends it and goes
+/// to the log.
+///
+/// # Errors
+/// [`Error::WrongThread`] when the current thread is not one of SPDK's.
+pub fn spawn_local(future: impl Future<Output = ()> + 'static) -> Result<()> {
+    let home = HomeRef::current().ok_or_else(|| {
+        Error::WrongThread("a task is spawned on an SPDK thread, and this is none".into())
+    })?;
+    spawn(home, "a task", future);
+    Ok(())
+}

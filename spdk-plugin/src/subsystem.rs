@@ -1,0 +1,217 @@
+//! Subsystems: what an SPDK program starts before it serves, and stops after (`spdk/init.h`).
+//!
+//! ```
+//! use spdk_plugin::module::RpcCall;
+//! use spdk_plugin::{Result, Subsystem, subsystem};
+//!
+//! struct Licence;
+//!
+//! #[subsystem(name = "licence", depends_on = ["bdev"])]
+//! impl Subsystem for Licence {
+//!     async fn init() -> Result<()> {
+//!         Ok(())
+//!     }
+//! }
+//! ```
+
+use std::ffi::CString;
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use spdk_plugin_sys as sys;
+
+use crate::error::{Error, Result};
+use crate::guard::{Panicked, catch};
+use crate::json;
+use crate::module::RpcCall;
+use crate::runtime::home::HomeRef;
+use crate::runtime::sleep;
+use crate::runtime::task::spawn;
+
+/// A subsystem. Mark the implementation with [`#[subsystem]`](crate::subsystem), which registers it.
+///
+/// SPDK starts it after what it depends on and stops it before. Its own RPCs are plain
+/// [`#[rpc]`](crate::rpc)s; with `state = "startup"` they configure it before it starts, when the
+/// program was given `--wait-for-rpc`.
+pub trait Subsystem: 'static {
+    /// How long `init` and `fini` may each take. After that the start fails, and the stop goes on
+    /// without.
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Starts it, on the app thread.
+    ///
+    /// # Errors
+    /// The program ends, and its log names the subsystem and the error.
+    fn init() -> impl Future<Output = Result<()>> {
+        ready(Ok(()))
+    }
+
+    /// Stops it, on the app thread. Called if `init` has succeeded.
+    ///
+    /// # Errors
+    /// Goes to the log; the program stops all the same.
+    fn fini() -> impl Future<Output = Result<()>> {
+        ready(Ok(()))
+    }
+
+    /// The RPCs that configure it as it is now, for `save_config`.
+    fn config() -> Vec<RpcCall> {
+        Vec::new()
+    }
+}
+
+/// A subsystem's entry in the table that the plugin's constructor walks.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct SubsystemEntry {
+    pub(crate) name: &'static str,
+    pub(crate) depends_on: &'static [&'static str],
+    pub(crate) owner: &'static str,
+    ops: fn() -> sys::spdkp_subsystem_ops,
+}
+
+/// A subsystem's name and its state. [`#[subsystem]`](crate::subsystem) implements it.
+#[doc(hidden)]
+pub trait Registered: Subsystem {
+    const NAME: &'static str;
+    fn state() -> &'static Lifecycle;
+}
+
+/// Whether `fini` is owed.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Lifecycle(std::sync::atomic::AtomicBool);
+
+impl Lifecycle {
+    #[doc(hidden)]
+    #[expect(clippy::new_without_default, reason = "a static needs the const function")]
+    pub const fn new() -> Self {
+        Self(std::sync::atomic::AtomicBool::new(false))
+    }
+}
+
+impl SubsystemEntry {
+    #[doc(hidden)]
+    pub const fn new<S: Registered>(
+        owner: &'static str,
+        depends_on: &'static [&'static str],
+    ) -> Self {
+        Self { name: S::NAME, depends_on, owner, ops: ops::<S> }
+    }
+
+    /// Adds the subsystem and what it depends on to SPDK's tables. `broken`: a sentence that says why
+    /// it cannot start; then it is registered without dependencies and its start fails.
+    pub(crate) fn register(&self, broken: Option<String>) {
+        let c = |text: &str| CString::new(text).unwrap_or_default().into_raw();
+        let mut ops = (self.ops)();
+        if let Some(why) = &broken {
+            log::error!("{why}");
+            ops.init = Some(refuse);
+            ops.fini = Some(skip);
+        }
+        // SAFETY: SPDK keeps the names for as long as the process lives, and so do we.
+        unsafe {
+            sys::spdkp_subsystem_add(c(self.name), &raw const ops);
+            if broken.is_none() {
+                for depends_on in self.depends_on {
+                    sys::spdkp_subsystem_depend(c(self.name), c(depends_on));
+                }
+            }
+        }
+    }
+}
+
+fn ops<S: Registered>() -> sys::spdkp_subsystem_ops {
+    sys::spdkp_subsystem_ops {
+        init: Some(init::<S>),
+        fini: Some(fini::<S>),
+        write_config: Some(write_config::<S>),
+    }
+}
+
+unsafe extern "C" fn refuse() {
+    // SAFETY: SPDK waits for this subsystem's start. The reason is in the log.
+    unsafe { sys::spdkp_subsystem_init_next(-libc::EINVAL) };
+}
+
+unsafe extern "C" fn skip() {
+    // SAFETY: SPDK waits for this subsystem's stop.
+    unsafe { sys::spdkp_subsystem_fini_next() };
+}
+
+unsafe extern "C" fn init<S: Registered>() {
+    // SAFETY: SPDK starts subsystems on the app thread.
+    unsafe { sys::spdkp_note_app_thread() };
+    run::<S, _>("init", S::init, |result| {
+        let rc = match &result {
+            Ok(()) => 0,
+            Err(error) => -error.errno().max(1),
+        };
+        S::state().0.store(rc == 0, std::sync::atomic::Ordering::Release);
+        // SAFETY: SPDK waits for this subsystem's start; `run` answers once.
+        unsafe { sys::spdkp_subsystem_init_next(rc) };
+    });
+}
+
+unsafe extern "C" fn fini<S: Registered>() {
+    if !S::state().0.swap(false, std::sync::atomic::Ordering::AcqRel) {
+        // SAFETY: SPDK waits for this subsystem's stop.
+        return unsafe { sys::spdkp_subsystem_fini_next() };
+    }
+    run::<S, _>("fini", S::fini, |_| {
+        // SAFETY: SPDK waits for this subsystem's stop; `run` answers once.
+        unsafe { sys::spdkp_subsystem_fini_next() };
+    });
+}
+
+/// Runs one step of the subsystem's life and then `answer`, once, also when the step fails, panics or
+/// does not end in time.
+fn run<S: Registered, F: Future<Output = Result<()>> + 'static>(
+    step: &'static str,
+    start: fn() -> F,
+    answer: fn(Result<()>),
+) {
+    let what = move || format!("{step} of subsystem {}", S::NAME);
+    let panicked = move |_: Panicked| Error::Panicked(what());
+    let Some(home) = HomeRef::current() else {
+        return answer(Err(Error::WrongThread(what())));
+    };
+    home.get().enter(|| {
+        spawn(home, "a subsystem", async move {
+            let ended = match catch("a subsystem", start) {
+                Ok(future) => {
+                    let mut future = pin!(future);
+                    let mut timeout = pin!(sleep(S::TIMEOUT));
+                    poll_fn(|cx| {
+                        let polled = catch("a subsystem", || future.as_mut().poll(cx));
+                        match polled.map_err(panicked) {
+                            Ok(Poll::Ready(result)) => Poll::Ready(result),
+                            Err(error) => Poll::Ready(Err(error)),
+                            Ok(Poll::Pending) => timeout.as_mut().poll(cx).map(|()| {
+                                let secs = S::TIMEOUT.as_secs_f32();
+                                Err(Error::Errno {
+                                    what: format!("{} did not end within {secs} s", what()),
+                                    errno: libc::ETIMEDOUT,
+                                })
+                            }),
+                        }
+                    })
+                    .await
+                }
+                Err(error) => Err(panicked(error)),
+            };
+            if let Err(error) = &ended {
+                log::error!("{} failed: {error}", what());
+            }
+            answer(ended);
+        });
+    });
+}
+
+unsafe extern "C" fn write_config<S: Registered>(writer: *mut sys::spdk_json_write_ctx) {
+    let calls = catch("saving a subsystem", S::config).unwrap_or_default();
+    // SAFETY: SPDK passes a writer that stands where a value may come.
+    unsafe { json::write(writer, &calls) };
+}
