@@ -9,7 +9,8 @@ use spdk_plugin_build::{Spdk, fail, rerun};
 /// Headers that need those of another library.
 const SKIPPED_HEADERS: &[&str] = &["isa-l.h", "isa-l-crypto.h", "vfu_target.h"];
 
-/// Types that Rust cannot lay out (a packed one that holds an aligned one), or that hold such a type.
+/// Types that Rust cannot lay out (a packed one that holds an aligned one), or that hold such a
+/// type.
 const OPAQUE: &[&str] = &[
     "spdk_bdev_ext_io_opts",
     "spdk_nvme_sgl_descriptor",
@@ -80,15 +81,23 @@ fn bind(spdk: &Spdk, shim: &Path, out: &Path) {
     for name in OPAQUE {
         builder = builder.opaque_type(name);
     }
-    match builder.generate() {
-        Ok(bindings) => write(&out.join("bindings.rs"), &bindings.to_string()),
-        Err(error) => fail(format!(
-            "bindgen cannot read the headers of SPDK {} in {}: {}",
-            spdk.version(),
-            include.display(),
-            one_line(&error.to_string())
-        )),
+    let bindings = builder.generate().unwrap_or_else(|error| fail(explain(spdk, error)));
+    write(&out.join("bindings.rs"), &bindings.to_string());
+}
+
+fn explain(spdk: &Spdk, error: bindgen::BindgenError) -> String {
+    let error = one_line(&error.to_string());
+    // The compiler's own headers, which come in another package than libclang.
+    if ["limits.h", "stddef.h", "stdarg.h"].iter().any(|h| error.contains(&format!("'{h}' file"))) {
+        let version = bindgen::clang_version().parsed;
+        let package = version
+            .map_or("libclang-dev".to_owned(), |(major, _)| format!("libclang-common-{major}-dev"));
+        return format!(
+            "libclang's own headers are missing: type `apt install {package}` ({error})"
+        );
     }
+    let dir = spdk.include_dirs()[0].display();
+    format!("bindgen cannot read the headers of SPDK {} in {dir}: {error}", spdk.version())
 }
 
 /// bindgen panics where libclang is missing; nothing else would tell.
@@ -114,7 +123,8 @@ fn header_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether all of SPDK's headers that this one includes are there: some installed ones need others that are not.
+/// Whether all of SPDK's headers that this one includes are there: some installed ones need others
+/// that are not.
 fn is_complete(include: &Path, header: &str, seen: &mut Vec<String>) -> bool {
     if seen.iter().any(|name| name == header) {
         return true;
@@ -141,12 +151,12 @@ fn compile(spdk: &Spdk, shim: &Path) {
         build.flag("-isystem").flag(dir);
     }
     if let Err(error) = build.try_compile("spdkp") {
-        fail(format!(
-            "the C shim does not compile against SPDK {} in {} ({}): is a C compiler installed (`apt install gcc`)?",
-            spdk.version(),
-            spdk.prefix().display(),
-            one_line(&error.to_string())
-        ));
+        let error = one_line(&error.to_string());
+        let (version, prefix) = (spdk.version(), spdk.prefix().display());
+        if error.contains("ToolNotFound") {
+            fail(format!("no C compiler was found: type `apt install gcc` ({error})"));
+        }
+        fail(format!("the C shim does not compile against SPDK {version} in {prefix}: {error}"));
     }
 }
 

@@ -25,7 +25,7 @@ struct Report {
     /// Whether nothing that is needed is missing.
     ok: bool,
     spdk: SpdkReport,
-    memory: MemoryReport,
+    memory: Memory,
     tools: Vec<ToolReport>,
 }
 
@@ -40,13 +40,6 @@ struct SpdkReport {
     missing: Option<String>,
     #[serde(skip)]
     line: String,
-}
-
-#[derive(Debug, Serialize)]
-struct MemoryReport {
-    mode: &'static str,
-    #[serde(flatten)]
-    memory: Memory,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,12 +70,10 @@ impl Report {
         let has_spdk = spdk.missing.is_none();
         let tools: Vec<ToolReport> =
             TOOLS.iter().map(|tool| ToolReport::new(tool, has_spdk)).collect();
-        let memory = Memory::look();
-        let mode = if memory.hugepages() { "hugepages" } else { "none" };
         Report {
             ok: has_spdk && tools.iter().all(|tool| tool.found.is_some() || !tool.needed_now),
             spdk,
-            memory: MemoryReport { mode, memory },
+            memory: Memory::look(),
             tools,
         }
     }
@@ -90,7 +81,7 @@ impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "SPDK      {}", self.spdk.line);
-        let _ = writeln!(text, "memory    {}", self.memory.memory.line());
+        let _ = writeln!(text, "memory    {}", self.memory.line());
         let _ = writeln!(text, "\ntools");
         for tool in &self.tools {
             let _ = writeln!(text, "{}", tool.line());

@@ -1,12 +1,18 @@
 //! The `cargo spdk` command.
 
+mod bench;
+mod demo;
 mod doctor;
 mod error;
+mod libclang;
 mod memory;
 mod progress;
 mod run;
 mod setup;
+mod table;
+mod test;
 mod tools;
+mod workspace;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -14,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Write SPDK block devices in Rust: set up SPDK and see what a machine lacks.
+/// Write SPDK block devices in Rust: set up SPDK, see the demo, run the tests.
 #[derive(Debug, Parser)]
 #[command(name = "cargo spdk", bin_name = "cargo spdk", version)]
 struct Cli {
@@ -24,12 +30,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
+    Test(test::Args),
+    Bench(bench::Args),
     Setup(setup::Args),
     Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse_from(arguments(std::env::args_os())).command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+/// What `spdk_tgt` takes.
+const TARGET_MIB: u32 = 1536;
+
 /// One size of hugepages the kernel offers.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Pool {
@@ -16,6 +19,8 @@ pub(crate) struct Pool {
 /// What the machine has.
 #[derive(Debug, Serialize)]
 pub(crate) struct Memory {
+    /// Whether SPDK programs run on hugepages here.
+    pub(crate) hugepages: bool,
     pub(crate) pools: Vec<Pool>,
     pub(crate) available_kib: Option<u64>,
 }
@@ -24,29 +29,30 @@ impl Memory {
     pub(crate) fn look() -> Memory {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Memory {
+            hugepages: spdk_plugin_rig::Memory::detect(TARGET_MIB) == spdk_plugin_rig::Memory::Huge,
             pools: pools(Path::new("/sys/kernel/mm/hugepages")),
             available_kib: field(&meminfo, "MemAvailable"),
         }
     }
 
-    /// Whether SPDK programs get hugepages; without them they run in no-hugepage mode.
-    pub(crate) fn hugepages(&self) -> bool {
-        self.pools.iter().any(|pool| pool.free > 0)
-    }
-
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let free: Vec<String> = (self.pools.iter().filter(|pool| pool.free > 0))
-            .map(|pool| format!("{} free x {}", pool.free, size(pool.size_kib)))
+            .map(|pool| format!("{} x {}", pool.free, size(pool.size_kib)))
             .collect();
-        let mode = match free.is_empty() {
-            true => "no free hugepages: no-hugepage mode".to_owned(),
-            false => format!("hugepages: {}", free.join(", ")),
+        let free = free.join(", ");
+        let mut line = match (self.hugepages, free.is_empty()) {
+            (true, _) => format!("hugepages, {free} free"),
+            (false, true) => "no hugepages free: no-hugepage mode".to_owned(),
+            (false, false) => format!(
+                "no-hugepage mode: {free} hugepages are free, and they serve root alone, from {TARGET_MIB} MiB on, where \
+                 hugetlbfs is mounted"
+            ),
         };
-        match self.available_kib {
-            Some(kib) => format!("{mode} ({} of memory available)", size(kib)),
-            None => mode,
+        if let Some(kib) = self.available_kib {
+            line += &format!(" ({} of memory available)", size(kib));
         }
+        line
     }
 }
 
@@ -97,23 +103,22 @@ mod tests {
             fs::write(pool.join("free_hugepages"), free).unwrap();
             fs::write(pool.join("nr_hugepages"), total).unwrap();
         }
-        let memory = Memory { pools: pools(dir.path()), available_kib: None };
+        let mut memory = Memory { hugepages: true, pools: pools(dir.path()), available_kib: None };
         assert_eq!(memory.pools[0], Pool { size_kib: 2048, free: 3, total: 512 });
-        assert!(memory.hugepages());
-        assert_eq!(memory.line(), "hugepages: 3 free x 2 MiB");
+        assert_eq!(memory.line(), "hugepages, 3 x 2 MiB free");
+        memory.hugepages = false;
+        assert!(memory.line().starts_with("no-hugepage mode: 3 x 2 MiB hugepages are free"));
     }
 
     #[test]
     fn no_hugepages() {
         let meminfo = "MemTotal:        8123456 kB\nMemAvailable:    4404020 kB\n";
         let memory = Memory {
+            hugepages: false,
             pools: pools(Path::new("/nonexistent")),
             available_kib: field(meminfo, "MemAvailable"),
         };
-        assert!(!memory.hugepages());
-        assert_eq!(
-            memory.line(),
-            "no free hugepages: no-hugepage mode (4.2 GiB of memory available)"
-        );
+        let line = "no hugepages free: no-hugepage mode (4.2 GiB of memory available)";
+        assert_eq!(memory.line(), line);
     }
 }

@@ -78,7 +78,9 @@ impl Drop for Progress {
 fn bar(measure: Measure) -> ProgressBar {
     let (length, end) = match measure {
         Measure::Unknown => (None, "{spinner} {elapsed}"),
-        Measure::Bytes(all) => (Some(all), "[{bar:24}] {bytes}/{total_bytes} {elapsed}"),
+        Measure::Bytes(all) => {
+            (Some(all), "[{bar:24}] {decimal_bytes}/{decimal_total_bytes} {elapsed}")
+        }
         Measure::Steps(all) => (Some(all), "[{bar:24}] {percent:>3}% {elapsed}"),
     };
     let bar = match length {

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
+use crate::libclang;
+
 /// The way that is left where `cargo spdk setup` has no apt.
 pub(crate) const GUIDE: &str = "install SPDK by its own guide (https://spdk.io/doc/getting_started.html), configured \
      --with-shared, and set SPDK_DIR to its prefix";
@@ -118,12 +120,12 @@ impl Tool {
                 there.then(|| Found { path, version: String::new() })
             }
             Probe::Libclang => {
-                let path = libclang()?;
-                let version = llvm_version(&path).map(|v| v.to_string()).unwrap_or_default();
+                let path = libclang::library()?;
+                let version = libclang::version(&path).map(|v| v.to_string()).unwrap_or_default();
                 Some(Found { path, version })
             }
             Probe::LibclangHeaders => {
-                Some(Found { path: libclang_headers()?, version: String::new() })
+                Some(Found { path: libclang::headers()?, version: String::new() })
             }
         }
     }
@@ -132,7 +134,7 @@ impl Tool {
     pub(crate) fn package(&self) -> Option<String> {
         match self.package {
             Package::Debian(name) => Some(name.to_owned()),
-            Package::Libclang(name) => match libclang_version() {
+            Package::Libclang(name) => match libclang::version_to_install() {
                 Some(version) => Some(name(version)),
                 None => Some("libclang-dev".to_owned()),
             },
@@ -204,93 +206,6 @@ fn header(name: &str) -> Option<PathBuf> {
     text.split_whitespace().find(|word| word.ends_with(name)).map(PathBuf::from)
 }
 
-/// libclang's shared library, where bindgen looks for it.
-fn libclang() -> Option<PathBuf> {
-    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    if let Some(path) = named.filter(|path| path.is_file()) {
-        return Some(path);
-    }
-    let is_libclang = |name: &str| {
-        (name.starts_with("libclang.so") || name.starts_with("libclang-"))
-            && name.contains(".so")
-            && !name.starts_with("libclang-cpp")
-    };
-    libclang_dirs().into_iter().find_map(|dir| {
-        let mut names: Vec<String> = list(&dir).into_iter().filter(|n| is_libclang(n)).collect();
-        names.sort();
-        names.first().map(|name| dir.join(name))
-    })
-}
-
-/// The headers of the compiler itself that go with libclang, such as `limits.h`.
-fn libclang_headers() -> Option<PathBuf> {
-    let library = libclang()?.canonicalize().ok()?;
-    let version = llvm_version(&library);
-    let mut roots = vec![library.parent()?.join("clang"), PathBuf::from("/usr/lib/clang")];
-    if let Some(version) = version {
-        roots.push(format!("/usr/lib/llvm-{version}/lib/clang").into());
-    }
-    roots.into_iter().find_map(|root| {
-        let versions = list(&root).into_iter().map(|name| root.join(name).join("include"));
-        versions.into_iter().find(|dir| dir.join("limits.h").is_file())
-    })
-}
-
-fn libclang_dirs() -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> =
-        std::env::var_os("LIBCLANG_PATH").map(PathBuf::from).into_iter().collect();
-    let mut llvm: Vec<(u32, PathBuf)> = (list(Path::new("/usr/lib")).into_iter())
-        .filter_map(|name| {
-            let version = name.strip_prefix("llvm-")?.parse().ok()?;
-            Some((version, Path::new("/usr/lib").join(name).join("lib")))
-        })
-        .collect();
-    llvm.sort();
-    dirs.extend(llvm.into_iter().rev().map(|(_, dir)| dir));
-    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    dirs.extend(
-        [multiarch.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"].map(PathBuf::from),
-    );
-    dirs
-}
-
-/// The version in names such as `/usr/lib/llvm-14/lib/libclang.so.1` and `libclang-14.so.14.0.6`.
-fn llvm_version(path: &Path) -> Option<u32> {
-    let number = |text: &str| {
-        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
-    };
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    [path, &real].into_iter().find_map(|path| {
-        let parts = path.iter().filter_map(|part| part.to_str());
-        parts.rev().find_map(|part| {
-            ["libclang-", "llvm-", "libclang.so."].into_iter().find_map(|before| {
-                number(part.strip_prefix(before)?).filter(|version| *version > 3)
-            })
-        })
-    })
-}
-
-/// The version to install or complete: that of the library there is, else the distribution's own.
-fn libclang_version() -> Option<u32> {
-    if let Some(version) = libclang().and_then(|path| llvm_version(&path)) {
-        return Some(version);
-    }
-    let output = Command::new("apt-cache").args(["depends", "libclang-dev"]).output().ok()?;
-    depended_version(&String::from_utf8_lossy(&output.stdout))
-}
-
-/// The number in `Depends: libclang-14-dev`.
-fn depended_version(text: &str) -> Option<u32> {
-    text.split_whitespace()
-        .find_map(|word| word.strip_prefix("libclang-")?.strip_suffix("-dev")?.parse().ok())
-}
-
-fn list(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
 fn first_line(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).env("LC_ALL", "C").output();
     let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
@@ -329,19 +244,6 @@ mod tests {
         ] {
             assert_eq!(version_in(line), version, "{line}");
         }
-    }
-
-    #[test]
-    fn versions_of_libclang() {
-        for (path, version) in [
-            ("/nonexistent/llvm-14/lib/libclang.so.1", Some(14)),
-            ("/nonexistent/libclang-19.so.19.1.7", Some(19)),
-            ("/nonexistent/libclang.so", None),
-        ] {
-            assert_eq!(llvm_version(Path::new(path)), version, "{path}");
-        }
-        assert_eq!(depended_version("libclang-dev\n  Depends: libclang-14-dev\n"), Some(14));
-        assert_eq!(depended_version("N: Unable to locate package libclang-dev"), None);
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Build {
         }
         let workspace = Metadata::read(cargo(self.dir.as_deref()))?;
         let id = workspace.package_id(&self.package)?;
-        let output = run(self.cargo(spdk, &workspace, &key.2))?;
+        let output = run(self.cargo(spdk, &workspace, &key.2)).map_err(without_messages)?;
         let artifacts = output.lines().filter_map(|line| serde_json::from_str(line).ok());
         let path = artifacts.filter(|artifact: &Artifact| artifact.package_id == id).find_map(pick);
         let path = path.ok_or_else(|| {
@@ -137,6 +137,15 @@ impl Build {
         cargo.envs(self.env.iter().map(|(name, value)| (name, value)));
         cargo
     }
+}
+
+/// What failed, without cargo's messages to us about what did not.
+fn without_messages(mut error: Error) -> Error {
+    if let Error::Tool { output, .. } = &mut error {
+        *output =
+            output.lines().filter(|line| !line.starts_with('{')).flat_map(|l| [l, "\n"]).collect();
+    }
+    error
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 /// The SPDK release that `cargo spdk setup` builds.
 pub const SETUP_VERSION: &str = "20.07";
 
-/// Number of the recipe that `cargo spdk setup` follows; a change of recipe makes older copies stale.
+/// Number of the recipe that `cargo spdk setup` follows; a change of recipe makes older copies
+/// stale.
 pub const SETUP_RECIPE: u32 = 1;
 
 /// The project's cache directory: `$XDG_CACHE_HOME/spdk-plugin`, or `~/.cache/spdk-plugin`.
@@ -16,7 +17,8 @@ pub fn cache_dir() -> Option<PathBuf> {
     cache_dir_from(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir())
 }
 
-/// Where the copy made by `cargo spdk setup` lies, or will lie: it exists under this name only once it is finished.
+/// Where the copy made by `cargo spdk setup` lies, or will lie: it exists under this name only once
+/// it is finished.
 pub fn setup_copy() -> Option<PathBuf> {
     Some(cache_dir()?.join(format!("spdk-{SETUP_VERSION}-{SETUP_RECIPE}")))
 }

@@ -42,6 +42,14 @@ impl Layout {
     }
 }
 
+/// The root of the tree that `dir` is the output directory of, else `dir` itself.
+pub(crate) fn tree_root(mut dir: PathBuf) -> PathBuf {
+    if dir.ends_with("build") && dir.with_file_name("mk/spdk.common.mk").is_file() {
+        dir.pop();
+    }
+    dir
+}
+
 /// Whether `dir` holds `lib<name>` as an archive or as a shared library.
 pub(crate) fn has_library(dir: &Path, name: &str) -> bool {
     has_archive(dir, name) || has_shared(dir, name)
@@ -65,12 +73,8 @@ pub(crate) fn file_names(dir: &Path) -> Vec<String> {
 
 /// DPDK's libraries: beside SPDK's, in the tree, or where SPDK's own configuration says.
 fn dpdk_lib_dir(dir: &Path, include: &Path, spdk_lib: &Path) -> Option<PathBuf> {
-    let mut candidates = vec![
-        spdk_lib.to_path_buf(),
-        dir.join("dpdk/build/lib"),
-        dir.join("../dpdk/build/lib"),
-        dir.join("lib/dpdk"),
-    ];
+    let mut candidates =
+        vec![spdk_lib.to_path_buf(), dir.join("dpdk/build/lib"), dir.join("lib/dpdk")];
     let config = std::fs::read_to_string(include.join("spdk/config.h")).unwrap_or_default();
     for line in config.lines() {
         let mut words = line.split_whitespace().skip(1);

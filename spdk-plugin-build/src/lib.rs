@@ -1,6 +1,7 @@
 //! Build-script helper: finds SPDK and links a plugin or an app with it.
 //!
-//! The artefact that is linked last decides how SPDK reaches it, so the call stands in *its* build script:
+//! The artefact that is linked last decides how SPDK reaches it, so the call stands in *its* build
+//! script:
 //!
 //! ```no_run
 //! // build.rs of a cdylib that a stock spdk_tgt loads
@@ -12,8 +13,8 @@
 //! app(&["event_bdev", "bdev_malloc"], Linkage::Auto);
 //! ```
 //!
-//! [`Spdk::find`] looks in this order: the directory named by `SPDK_DIR`, `pkg-config` (through `PKG_CONFIG_PATH`),
-//! the copy that `cargo spdk setup` made.
+//! [`Spdk::find`] looks in this order: the directory named by `SPDK_DIR`, `pkg-config` (through
+//! `PKG_CONFIG_PATH`), the copy that `cargo spdk setup` made.
 
 mod cache;
 mod error;

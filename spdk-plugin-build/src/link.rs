@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::error::LinkError;
 use crate::layout::{file_names, has_library};
-use crate::parse::{Directive, Mode, ParseOptions, is_system_root, link_args, parse};
+use crate::parse::{Directive, Mode, ParseOptions, link_args, parse};
 use crate::pkg_config;
 use crate::spdk::Spdk;
 
 /// Which of SPDK's libraries a program is linked with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Linkage {
-    /// Archives where SPDK and DPDK have them, else shared libraries; the environment variable `SPDK_PLUGIN_LINK`
-    /// (`static` or `shared`) decides otherwise.
+    /// Archives where SPDK and DPDK have them, else shared libraries; the environment variable
+    /// `SPDK_PLUGIN_LINK` (`static` or `shared`) decides otherwise.
     #[default]
     Auto,
     /// Archives, linked whole.
@@ -39,8 +39,8 @@ const SUBSYSTEM_NEEDS: &[(&str, &[&str])] = &[
     ("event_vhost_scsi", &["event_scsi"]),
 ];
 
-/// Never part of a program: mocks for SPDK's own unit tests.
-const NOT_FOR_APPS: &[&str] = &["spdk_ut", "spdk_ut_mock"];
+/// Never part of a program: mocks for SPDK's own unit tests, and the C++ reader of trace files.
+const NOT_FOR_APPS: &[&str] = &["spdk_ut", "spdk_ut_mock", "spdk_trace_parser"];
 
 /// What SPDK may need beyond itself, asked of the machine where no `.pc` file says it.
 const OFTEN_NEEDED: &[&str] = &[
@@ -59,10 +59,11 @@ const OFTEN_NEEDED: &[&str] = &[
 ];
 
 impl Spdk {
-    /// The linker's arguments for a program with the named SPDK libraries (`event_bdev` or `spdk_event_bdev`), with
-    /// all that these depend on, the environment layer and DPDK.
+    /// The linker's arguments for a program with the named SPDK libraries (`event_bdev` or
+    /// `spdk_event_bdev`), with all that these depend on, the environment layer and DPDK.
     ///
-    /// An SPDK without `.pc` files does not say what depends on what: there a program gets all of its libraries.
+    /// An SPDK without `.pc` files does not say what depends on what: there a program gets all of
+    /// its libraries.
     pub fn link_args(&self, libs: &[&str], linkage: Linkage) -> Result<Vec<String>, LinkError> {
         let mode = self.mode(linkage)?;
         let full = |lib: &&str| match lib.starts_with("spdk_") {
@@ -82,8 +83,8 @@ impl Spdk {
         self.args(names, &modules, mode)
     }
 
-    /// The linker's arguments for a program with every library that `spdk_tgt` has: all subsystems, bdev modules and
-    /// RPC methods.
+    /// The linker's arguments for a program with every library that `spdk_tgt` has: all subsystems,
+    /// bdev modules and RPC methods.
     pub fn link_args_all(&self, linkage: Linkage) -> Result<Vec<String>, LinkError> {
         const STARTS: &[&str] =
             &["event", "bdev_", "accel_", "sock_", "keyring_", "scheduler_", "fsdev_"];
@@ -147,15 +148,21 @@ impl Spdk {
         let exists = |path: &Path| path.is_file();
         let mut directives = parse(&line, &ParseOptions { mode, whole, exists: &exists });
         if mode == Mode::Shared {
-            let dirs = self.lib_dirs().iter().filter(|dir| !is_system_root(dir)).cloned();
-            directives.extend(dirs.map(Directive::RunPath));
+            // All of them: in a built tree, ISA-L's libraries lie in a directory of their own.
+            let dirs = directives.iter().filter_map(|directive| match directive {
+                Directive::SearchDir(dir) => Some(Directive::RunPath(dir.clone())),
+                _ => None,
+            });
+            directives.extend(dirs.collect::<Vec<_>>());
         }
         let mut args = link_args(&directives);
         let last: &[&str] = match mode {
-            // rustc names the compiler's and the C library before this and forbids the driver to do so after it: a
-            // linker that goes through the line once would not find what archives need of them.
+            // rustc names the compiler's and the C library before this and forbids the driver to do
+            // so after it: a linker that goes through the line once would not find what archives
+            // need of them.
             Mode::Static => &["-lgcc", "-lc"],
-            // SPDK's libraries do not say where those they need lie: only the older tag covers these as well.
+            // SPDK's libraries do not say where those they need lie: only the older tag covers
+            // these as well.
             Mode::Shared => &["-Wl,--disable-new-dtags"],
         };
         args.extend(last.iter().map(|arg| arg.to_string()));
@@ -196,7 +203,8 @@ impl Spdk {
         answer.map_err(LinkError::PkgConfig)
     }
 
-    /// For an SPDK without `.pc` files: all of its libraries, and those of the system's that SPDK may need.
+    /// For an SPDK without `.pc` files: all of its libraries, and those of the system's that SPDK
+    /// may need.
     fn everything(&self, mode: Mode) -> Vec<String> {
         let suffix = if mode == Mode::Static { ".a" } else { ".so" };
         let names = self.lib_dirs().iter().flat_map(|dir| file_names(dir));

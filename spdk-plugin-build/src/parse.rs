@@ -1,7 +1,8 @@
 //! Reads the link line that pkg-config prints, and writes the one the final artefact needs.
 //!
-//! SPDK and DPDK register their modules in constructors, so their archives must be linked whole; a `-l` given to
-//! cargo would lose both the order and the `--whole-archive` regions. [`parse`] keeps them.
+//! SPDK and DPDK register their modules in constructors, so their archives must be linked whole; a
+//! `-l` given to cargo would lose both the order and the `--whole-archive` regions. [`parse`] keeps
+//! them.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -55,7 +56,8 @@ impl Directive {
 pub struct ParseOptions<'a> {
     /// The kind of library wanted.
     pub mode: Mode,
-    /// Names of libraries (without `lib`) to link whole wherever they stand; a trailing `*` matches any rest.
+    /// Names of libraries (without `lib`) to link whole wherever they stand; a trailing `*` matches
+    /// any rest.
     pub whole: &'a [&'a str],
     /// Whether a file exists.
     pub exists: &'a dyn Fn(&Path) -> bool,
@@ -63,9 +65,10 @@ pub struct ParseOptions<'a> {
 
 /// Reads the output of `pkg-config --libs` into directives, in order and without repetitions.
 ///
-/// In [`Mode::Static`] a `-l` becomes the archive of that name where one lies in a `-L` directory. The linker's own
-/// directories (`/usr/lib`, `/lib`...) are left out of the result, and archives in them are used only for libraries
-/// that are linked whole: everything else of the system stays shared.
+/// In [`Mode::Static`] a `-l` becomes the archive of that name where one lies in a `-L` directory.
+/// The linker's own directories (`/usr/lib`, `/lib`...) are left out of the result, and archives in
+/// them are used only for libraries that are linked whole: everything else of the system stays
+/// shared.
 pub fn parse(text: &str, options: &ParseOptions<'_>) -> Vec<Directive> {
     let words = linker_words(text);
     let dirs: Vec<PathBuf> =
@@ -109,8 +112,8 @@ pub fn parse(text: &str, options: &ParseOptions<'_>) -> Vec<Directive> {
     out.0
 }
 
-/// What the C compiler driver gets for `directives`: whole archives first, for their constructors and so that whatever
-/// they need may follow in any order; nothing is dropped as unneeded.
+/// What the C compiler driver gets for `directives`: whole archives first, for their constructors
+/// and so that whatever they need may follow in any order; nothing is dropped as unneeded.
 pub fn link_args(directives: &[Directive]) -> Vec<String> {
     let show = |path: &Path| path.display().to_string();
     let mut args = Vec::new();
@@ -143,7 +146,8 @@ pub fn link_args(directives: &[Directive]) -> Vec<String> {
     args
 }
 
-/// The directives so far. An archive linked whole twice would define everything twice, so a repetition is merged.
+/// The directives so far. An archive linked whole twice would define everything twice, so
+/// repetitions are merged.
 #[derive(Default)]
 struct Directives(Vec<Directive>);
 
@@ -151,17 +155,17 @@ impl Directives {
     fn push(&mut self, new: Directive) {
         let same = self.0.iter().position(|old| match (old, &new) {
             (Directive::Archive { path: a, .. }, Directive::Archive { path: b, .. }) => a == b,
-            (Directive::Library { name: a, .. }, Directive::Library { name: b, .. }) => a == b,
-            // A switch acts on what follows it, so it may stand twice.
-            (Directive::Flag(_), _) => false,
+            (Directive::Library { name: a, whole, .. }, Directive::Library { name: b, .. }) => {
+                a == b && *whole
+            }
+            // A switch acts on what follows it, and a library may follow two.
+            (Directive::Flag(_) | Directive::Library { .. }, _) => false,
             (old, new) => old == new,
         });
         let Some(at) = same else { return self.0.push(new) };
         if new.whole() {
             self.0[at] = new;
-        } else if !self.0[at].whole()
-            && matches!(new, Directive::Archive { .. } | Directive::Library { .. })
-        {
+        } else if !self.0[at].whole() && matches!(new, Directive::Archive { .. }) {
             // Where order matters, the last place serves all that stand before it.
             self.0.remove(at);
             self.0.push(new);
@@ -204,7 +208,8 @@ fn archive_name(path: &Path) -> &str {
     name.strip_prefix("lib").unwrap_or(name)
 }
 
-/// Resolves `.` and `..` by their names alone: relocatable `.pc` files write `DIR/lib/pkgconfig/../../lib`.
+/// Resolves `.` and `..` by their names alone: relocatable `.pc` files write
+/// `DIR/lib/pkgconfig/../../lib`.
 fn clean(path: impl AsRef<Path>) -> PathBuf {
     let mut out = PathBuf::new();
     for component in path.as_ref().components() {
@@ -219,8 +224,8 @@ fn clean(path: impl AsRef<Path>) -> PathBuf {
     out
 }
 
-/// Whether the linker searches `dir` by itself. Naming such a directory would let its libraries win over those of a
-/// prefix that stands later on the line.
+/// Whether the linker searches `dir` by itself. Naming such a directory would let its libraries win
+/// over those of a prefix that stands later on the line.
 pub(crate) fn is_system_root(dir: &Path) -> bool {
     let dir = clean(dir);
     let Ok(below) = dir.strip_prefix("/usr").or_else(|_| dir.strip_prefix("/")) else {
@@ -258,7 +263,8 @@ pub(crate) fn split_words(text: &str) -> Vec<String> {
     words
 }
 
-/// The line as the linker sees it: `-Wl,a,b` and `-Xlinker a` taken apart, `-L dir` and `-l name` joined.
+/// The line as the linker sees it: `-Wl,a,b` and `-Xlinker a` taken apart, `-L dir` and `-l name`
+/// joined.
 fn linker_words(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut words = split_words(text).into_iter();
@@ -276,7 +282,8 @@ fn linker_words(text: &str) -> Vec<String> {
     out
 }
 
-/// One spelling for the switches that [`parse`] looks at; the others stay the linker's, with their arguments.
+/// One spelling for the switches that [`parse`] looks at; the others stay the linker's, with their
+/// arguments.
 fn linker_switches<'a>(items: impl Iterator<Item = &'a str>, out: &mut Vec<String>) {
     let mut foreign = None;
     for item in items {

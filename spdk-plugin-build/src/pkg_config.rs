@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::layout::has_library;
+use crate::layout::{has_library, tree_root};
 
 /// What pkg-config says about where SPDK lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,9 @@ pub(crate) fn locate() -> Option<Located> {
     let dirs = |what: &str, flag: &str| -> Option<Vec<PathBuf>> {
         let text = run(&[], &[what], &modules).ok()?;
         let words = crate::parse::split_words(&text);
-        Some(words.iter().filter_map(|word| word.strip_prefix(flag).map(PathBuf::from)).collect())
+        let dirs = words.iter().filter_map(|word| word.strip_prefix(flag).map(PathBuf::from));
+        // Relocatable `.pc` files write `DIR/lib/pkgconfig/../../lib`.
+        Some(dirs.map(|dir| dir.canonicalize().unwrap_or(dir)).collect())
     };
     // Where none fits, the first is kept: it names what is wrong with this SPDK.
     let pick = |dirs: Vec<PathBuf>, fits: &dyn Fn(&Path) -> bool| {
@@ -34,10 +36,7 @@ pub(crate) fn locate() -> Option<Located> {
     let include = dirs("--cflags-only-I", "-I")?;
     let include = pick(include, &|dir| dir.join("spdk/version.h").is_file())?;
     let lib = pick(dirs("--libs-only-L", "-L")?, &|dir| has_library(dir, "spdk_bdev"))?;
-    let mut prefix = include.parent()?.to_path_buf();
-    if prefix.ends_with("build") && prefix.join("../mk/spdk.common.mk").is_file() {
-        prefix.pop();
-    }
+    let prefix = tree_root(include.parent()?.to_path_buf());
     Some(Located { prefix, include, lib })
 }
 

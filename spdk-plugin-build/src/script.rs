@@ -8,18 +8,21 @@ use crate::spdk::Spdk;
 
 /// Links the package's cdylib as a plugin of a stock SPDK program; call it from the build script.
 ///
-/// A plugin has no SPDK of its own: it leaves every `spdk_*` symbol to the program that loads it. It is never unloaded,
-/// as the program keeps pointers into it.
+/// A plugin has no SPDK of its own: it leaves every `spdk_*` symbol to the program that loads it.
+/// It is never unloaded, as the program keeps pointers into it.
 pub fn plugin() {
-    println!("cargo::rerun-if-changed=build.rs");
+    // Nothing found on this machine matters here; saying so spares a run at every change of a file.
+    println!("cargo::rerun-if-env-changed=SPDK_DIR");
     println!("cargo::rustc-link-arg-cdylib=-Wl,-z,nodelete");
 }
 
-/// Links the package's programs with the named SPDK libraries and all they depend on; call it from the build script.
+/// Links the package's programs with the named SPDK libraries and all they depend on; call it from
+/// the build script.
 ///
-/// Names are those of SPDK's libraries without `libspdk_`: `event_bdev`, `bdev_malloc`, `event_nvmf`. A library that
-/// registers a subsystem brings those it depends on. In a package that also makes a cdylib, programs alone are linked
-/// with SPDK, not its tests and examples: a plugin must not contain SPDK.
+/// Names are those of SPDK's libraries without `libspdk_`: `event_bdev`, `bdev_malloc`,
+/// `event_nvmf`. A library that registers a subsystem brings those it depends on. In a package that
+/// also makes a cdylib, programs alone are linked with SPDK, not its tests and examples: a plugin
+/// must not contain SPDK.
 pub fn app(libs: &[&str], linkage: Linkage) {
     let spdk = find();
     emit(spdk.link_args(libs, linkage));
@@ -37,7 +40,6 @@ pub fn rerun(spdk: Option<&Spdk>) {
     for name in env.iter().chain(pkg_config::ENV) {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed=build.rs");
     if let Some(spdk) = spdk {
         println!("cargo::rerun-if-changed={}", spdk.include_dirs()[0].join("spdk").display());
         // Not the directories: cargo would look at every file in them, and one may be /usr/lib.
@@ -52,7 +54,8 @@ pub fn rerun(spdk: Option<&Spdk>) {
 /// Ends the build script with `error` as cargo's one error line.
 pub fn fail(error: impl Display) -> ! {
     println!("cargo::error={error}");
-    // That line alone fails the build; another exit code would make cargo print the script's whole output as well.
+    // That line alone fails the build; another exit code would make cargo print the script's whole
+    // output as well.
     std::process::exit(0)
 }
 

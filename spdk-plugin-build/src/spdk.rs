@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::setup_copy;
 use crate::error::FindError;
-use crate::layout::{Lacks, Layout, file_names, has_archive, has_library, has_shared};
+use crate::layout::{Lacks, Layout, file_names, has_archive, has_library, has_shared, tree_root};
 use crate::pkg_config;
 use crate::version::Version;
 
@@ -47,7 +47,8 @@ pub struct Spdk {
 impl Spdk {
     /// Finds SPDK: in `SPDK_DIR`, by `pkg-config`, or where `cargo spdk setup` put it.
     ///
-    /// A source that names an SPDK decides: if what it names is unusable, that is an error, and no other is tried.
+    /// A source that names an SPDK decides: if what it names is unusable, that is an error, and no
+    /// other is tried.
     pub fn find() -> Result<Spdk, FindError> {
         Spdk::find_from(std::env::var_os("SPDK_DIR"), pkg_config::locate, setup_copy())
     }
@@ -84,7 +85,7 @@ impl Spdk {
 
     fn open(dir: &Path, source: Source, named_by: String) -> Result<Spdk, FindError> {
         // A relative SPDK_DIR would mean another place in every crate of the workspace.
-        let prefix = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+        let prefix = tree_root(dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
         match Layout::of(&prefix) {
             Ok(layout) => Spdk::new(prefix, layout, source, named_by),
             Err(Lacks::Headers(missing)) => Err(FindError::NoHeaders { named_by, missing }),
@@ -154,7 +155,8 @@ impl Spdk {
         ["spdk_bdev", "rte_eal"].iter().all(|lib| self.lib_dirs().iter().any(|dir| kind(dir, lib)))
     }
 
-    /// The name a program asks the loader for: `soname("spdk_bdev")` is for example `libspdk_bdev.so.3.0`.
+    /// The name a program asks the loader for: `soname("spdk_bdev")` is for example
+    /// `libspdk_bdev.so.3.0`.
     pub fn soname(&self, lib: &str) -> Option<String> {
         let link = format!("lib{lib}.so");
         let dir = self.lib_dirs().iter().find(|dir| dir.join(&link).is_file())?;
@@ -180,9 +182,11 @@ impl Spdk {
         names
     }
 
-    /// One of SPDK's programs by its usual name, such as `spdk_tgt`, `bdevperf`, `bdevio`, `spdk_nvme_perf`, `rpc.py`.
+    /// One of SPDK's programs by its usual name, such as `spdk_tgt`, `bdevperf`, `bdevio`,
+    /// `spdk_nvme_perf`, `rpc.py`.
     ///
-    /// Programs have other names in other versions (`spdk_nvme_perf` was `perf`): all of them are tried.
+    /// Programs have other names in other versions (`spdk_nvme_perf` was `perf`): all of them are
+    /// tried.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         const ALIASES: &[&[&str]] = &[
             &["spdk_nvme_perf", "perf"],
@@ -198,13 +202,149 @@ impl Spdk {
             "scripts",
             "test/bdev/bdevio",
             "test/bdev/bdevperf",
-            "../scripts",
-            "../test/bdev/bdevio",
-            "../test/bdev/bdevperf",
         ];
         let others = ALIASES.iter().find(|names| names.contains(&name)).copied().unwrap_or(&[]);
         let names = std::iter::once(name).chain(others.iter().copied().filter(|n| *n != name));
         let paths = names.flat_map(|n| DIRS.iter().map(move |dir| self.prefix.join(dir).join(n)));
         paths.into_iter().find(|path| path.is_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Makes the files of an SPDK, each path below a fresh directory.
+    fn fake(version: (u32, u32), files: &[&str]) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = match file.ends_with("version.h") {
+                true => format!(
+                    "#define SPDK_VERSION_MAJOR {}\n#define SPDK_VERSION_MINOR {}\n\
+                     #define SPDK_VERSION_PATCH 0\n#define SPDK_VERSION_SUFFIX \"\"\n",
+                    version.0, version.1
+                ),
+                false => String::new(),
+            };
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    const PREFIX: &[&str] = &[
+        "include/spdk/version.h",
+        "lib/libspdk_bdev.so",
+        "lib/libspdk_bdev.so.3.0",
+        "lib/librte_eal.so",
+        "lib/pkgconfig/spdk_bdev.pc",
+        "bin/spdk_tgt",
+        "bin/perf",
+    ];
+    const TREE: &[&str] = &[
+        "mk/spdk.common.mk",
+        "include/spdk/version.h",
+        "lib/bdev/bdev.c",
+        "build/lib/libspdk_bdev.a",
+        "dpdk/build/lib/librte_eal.a",
+        "build/bin/spdk_tgt",
+        "test/bdev/bdevio/bdevio",
+        "scripts/rpc.py",
+    ];
+
+    fn find(spdk_dir: Option<&Path>, setup: Option<&Path>) -> Result<Spdk, FindError> {
+        Spdk::find_from(spdk_dir.map(Into::into), || None, setup.map(Into::into))
+    }
+
+    #[test]
+    fn reads_an_install_prefix() {
+        let dir = fake((20, 7), PREFIX);
+        let spdk = Spdk::at(dir.path()).unwrap();
+        assert_eq!(spdk.version().to_string(), "20.07");
+        assert_eq!(spdk.source(), Source::Given);
+        assert!(spdk.has_shared() && !spdk.has_static());
+        let root = dir.path().canonicalize().unwrap();
+        assert_eq!(spdk.prefix(), root);
+        assert_eq!(spdk.include_dirs(), [root.join("include")]);
+        assert_eq!(spdk.lib_dirs(), [root.join("lib")]);
+        assert_eq!(spdk.pkg_config_dirs(), [root.join("lib/pkgconfig")]);
+        assert_eq!(spdk.sonames(), ["libspdk_bdev.so.3.0"]);
+        assert_eq!(spdk.soname("spdk_blob"), None);
+        assert_eq!(spdk.program("spdk_tgt"), Some(root.join("bin/spdk_tgt")));
+        assert_eq!(spdk.program("spdk_nvme_perf"), Some(root.join("bin/perf")));
+        assert_eq!(spdk.program("bdevio"), None);
+    }
+
+    #[test]
+    fn reads_a_built_tree() {
+        let dir = fake((26, 9), TREE);
+        let spdk = Spdk::at(dir.path().join("build")).unwrap();
+        assert!(spdk.has_static() && !spdk.has_shared());
+        assert_eq!(spdk.sonames(), [""; 0]);
+        let root = dir.path().canonicalize().unwrap();
+        assert_eq!(spdk.lib_dirs(), ["build/lib", "dpdk/build/lib"].map(|d| root.join(d)));
+        for (name, at) in [
+            ("spdk_tgt", "build/bin/spdk_tgt"),
+            ("bdevio", "test/bdev/bdevio/bdevio"),
+            ("rpc.py", "scripts/rpc.py"),
+        ] {
+            assert_eq!(spdk.program(name), Some(root.join(at)));
+        }
+    }
+
+    #[test]
+    fn finds_dpdk_where_the_configuration_says() {
+        let dpdk = fake((0, 0), &["lib/librte_eal.so"]);
+        let dir = fake((22, 1), &["include/spdk/version.h", "lib/libspdk_bdev.so"]);
+        let config = format!("#define SPDK_CONFIG_DPDK_DIR {}\n", dpdk.path().display());
+        fs::write(dir.path().join("include/spdk/config.h"), config).unwrap();
+        let spdk = Spdk::at(dir.path()).unwrap();
+        assert_eq!(spdk.lib_dirs()[1], dpdk.path().canonicalize().unwrap().join("lib"));
+        assert!(spdk.has_shared());
+    }
+
+    #[test]
+    fn the_first_source_that_names_one_decides() {
+        let (a, b) = (fake((20, 7), PREFIX), fake((26, 9), TREE));
+        let (a, b) = (a.path(), b.path());
+        assert_eq!(find(Some(b), Some(a)).unwrap().source(), Source::SpdkDir);
+        assert_eq!(find(Some(Path::new("")), Some(a)).unwrap().source(), Source::SetupCopy);
+        assert_eq!(find(None, Some(&a.join("gone"))).unwrap_err(), FindError::Nowhere);
+        assert_eq!(find(None, None).unwrap_err(), FindError::Nowhere);
+
+        let located = pkg_config::Located {
+            prefix: b.to_path_buf(),
+            include: b.join("include"),
+            lib: b.join("build/lib"),
+        };
+        let known = || Some(located.clone());
+        let found = Spdk::find_from(None, known, Some(a.into())).unwrap();
+        assert_eq!((found.source(), found.version().major), (Source::PkgConfig, 26));
+        let found = Spdk::find_from(Some(a.into()), known, None).unwrap();
+        assert_eq!(found.version().major, 20);
+    }
+
+    #[test]
+    fn a_wrong_directory_is_an_error_that_names_it() {
+        let good = fake((20, 7), PREFIX);
+        let empty = fake((0, 0), &[]);
+        let source = fake((20, 7), &["include/spdk/version.h", "lib/bdev/bdev.c"]);
+        let old = fake((19, 10), PREFIX);
+        for (dir, what) in [
+            (empty.path(), "version.h"),
+            (Path::new("/nonexistent"), "version.h"),
+            (source.path(), "./configure --with-shared && make"),
+            (old.path(), "19.10, older than 20.07"),
+        ] {
+            let text = find(Some(dir), Some(good.path())).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("SPDK_DIR={}", dir.display())), "{text}");
+            assert!(text.contains(what) && text.contains("cargo spdk setup"), "{text}");
+            assert!(!text.contains('\n') && !text.contains("  "), "{text}");
+        }
     }
 }

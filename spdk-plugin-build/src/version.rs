@@ -16,7 +16,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether this is release `major.minor` or a later one. A `-pre` version counts as its release.
+    /// Whether this is release `major.minor` or a later one. A `-pre` version counts as its
+    /// release.
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) >= (major, minor)
     }

@@ -34,6 +34,15 @@ impl Drop for Region {
     }
 }
 
+/// Whether they are the same memory.
+impl PartialEq for DmaRegion {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for DmaRegion {}
+
 impl fmt::Debug for DmaRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DmaRegion({} bytes)", self.len())

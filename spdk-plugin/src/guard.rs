@@ -3,6 +3,7 @@
 //! Everything of a user's runs under [`catch`]. The panic hook that [`install_hook`] sets writes the
 //! place and the message to SPDK's log; the caller then fails the one operation that it was about.
 
+use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -17,16 +18,22 @@ pub(crate) struct Panicked;
 /// Runs `body`; `what` says in the log whose callback it was if it panics.
 #[inline]
 pub(crate) fn catch<R>(what: &str, body: impl FnOnce() -> R) -> Result<R, Panicked> {
-    panic::catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        // A payload may panic again in its Drop: the few that are not text are left to leak.
-        if payload.is::<&'static str>() || payload.is::<String>() {
-            drop(payload);
-        } else {
-            std::mem::forget(payload);
-        }
-        write(Level::Error, file!(), line!(), &format!("{what} panicked; its operation fails"));
-        Panicked
-    })
+    match panic::catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => Ok(result),
+        Err(payload) => Err(panicked(what, payload)),
+    }
+}
+
+#[cold]
+fn panicked(what: &str, payload: Box<dyn Any + Send>) -> Panicked {
+    // A payload may panic again in its Drop: the few that are not text are left to leak.
+    if payload.is::<&'static str>() || payload.is::<String>() {
+        drop(payload);
+    } else {
+        std::mem::forget(payload);
+    }
+    write(Level::Error, file!(), line!(), &format!("{what} panicked; its operation fails"));
+    Panicked
 }
 
 /// Drops a value of a user's, whose `Drop` may panic.

@@ -1,8 +1,9 @@
 //! Raw bindings to SPDK and to the C shim of spdk-plugin.
 //!
-//! They are made from the headers of the SPDK that `spdk-plugin-build` finds, so their layout is that of one version;
-//! the `spdkp_*` functions of the shim keep one signature across versions. Nothing here links SPDK: a plugin leaves
-//! its symbols to the program that loads it, an app asks `spdk-plugin-build` for them in its own build script.
+//! They are made from the headers of the SPDK that `spdk-plugin-build` finds, so their layout is
+//! that of one version; the `spdkp_*` functions of the shim keep one signature across versions.
+//! Nothing here links SPDK: a plugin leaves its symbols to the program that loads it, an app asks
+//! `spdk-plugin-build` for them in its own build script.
 
 #![no_std]
 

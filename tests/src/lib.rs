@@ -1,1 +1,75 @@
-//! Integration tests that run real SPDK programs.
+//! What the integration tests share.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+pub use spdk_plugin_rig::*;
+
+/// The plugin with every module of the project.
+pub fn modules() -> PathBuf {
+    plugin("spdk-plugin-modules")
+}
+
+/// The plugin that panics, waits and fails when told to.
+pub fn chaos() -> PathBuf {
+    plugin("spdk-plugin-test-chaos")
+}
+
+/// Whether the SPDK in use is that release or a later one.
+pub fn at_least(major: u32, minor: u32) -> bool {
+    spdk().version().at_least(major, minor)
+}
+
+/// How long a measured or verified run takes: `SPDK_PLUGIN_TEST_SECONDS`, 10 by default.
+pub fn seconds() -> u32 {
+    from_env("SPDK_PLUGIN_TEST_SECONDS", 10)
+}
+
+/// How often what must not go wrong even once is repeated: `SPDK_PLUGIN_TEST_ROUNDS`, 200 by default.
+pub fn rounds() -> u32 {
+    from_env("SPDK_PLUGIN_TEST_ROUNDS", 200)
+}
+
+fn from_env<T: FromStr>(name: &str, default: T) -> T {
+    let Ok(text) = std::env::var(name) else { return default };
+    text.parse().unwrap_or_else(|_| panic!("{name} is '{text}', which is no number"))
+}
+
+/// Keeps tests apart that need the machine for themselves, in this process and others. Held until it
+/// is dropped.
+pub fn alone() -> File {
+    let path = std::env::temp_dir().join("spdk-plugin-tests.lock");
+    let file =
+        File::create(&path).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    file.lock().unwrap_or_else(|e| panic!("cannot lock {}: {e}", path.display()));
+    file
+}
+
+/// Names of all bdevs.
+pub fn bdevs(host: &Host) -> Vec<String> {
+    let bdevs: Vec<Value> = host.call("bdev_get_bdevs", ()).unwrap();
+    bdevs.iter().map(|bdev| bdev["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// One bdev as `bdev_get_bdevs` shows it.
+pub fn bdev(host: &Host, name: &str) -> Value {
+    let mut bdevs: Vec<Value> = host.call("bdev_get_bdevs", json!({ "name": name })).unwrap();
+    assert_eq!(bdevs.len(), 1);
+    bdevs.remove(0)
+}
+
+/// The lines of the log that tell of errors.
+pub fn errors(log: &str) -> Vec<&str> {
+    log.lines().filter(|line| line.contains("*ERROR*")).collect()
+}
+
+/// Fails unless the log holds all of `texts`.
+#[track_caller]
+pub fn assert_logged(host: &Host, texts: &[&str]) {
+    let log = host.log();
+    for text in texts {
+        assert!(log.contains(text), "the log lacks '{text}':\n{log}");
+    }
+}

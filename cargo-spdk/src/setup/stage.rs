@@ -48,7 +48,8 @@ impl Stage {
     pub(crate) fn check_space(&self) -> Result<()> {
         let Ok(disk) = statvfs(&self.root) else { return Ok(()) };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free >= NEEDED {
+        let needed = NEEDED.saturating_sub(size(&self.download()));
+        if free >= needed {
             return Ok(());
         }
         Err(Error::new(format!(
@@ -56,7 +57,7 @@ impl Stage {
              larger disk, then type `cargo spdk setup` again",
             self.root.display(),
             free >> 20,
-            NEEDED >> 20
+            needed >> 20
         )))
     }
 
@@ -105,6 +106,17 @@ impl Drop for Stage {
         let _ = fs::remove_dir_all(&self.work);
         let _ = self.lock.set_len(0);
     }
+}
+
+/// The bytes below `dir`, as far as it can be read.
+fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(file) if file.is_dir() => size(&entry.path()),
+        Ok(file) => file.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 fn lock(path: &Path, interrupt: &Interrupt) -> Result<File> {

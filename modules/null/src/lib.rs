@@ -58,7 +58,6 @@ impl Bdev for Null {
     }
 
     async fn read(&self, _: &(), mut io: BdevIo<'_>) -> IoResult {
-        io.get_buf().await?;
         if self.params.dif_type != 0 { io.generate_dif() } else { Ok(()) }
     }
 

@@ -32,46 +32,39 @@ impl Store {
         Ok(Self(self.0.iter().cloned().chain([more]).collect()))
     }
 
-    /// The parts of regions that make up `range`.
-    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (&DmaRegion, Range<usize>)> {
-        let mut start = 0;
+    /// The parts of regions that make up `range`: where in the range each begins, its region, and where
+    /// it lies there.
+    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = (usize, &DmaRegion, Range<usize>)> {
+        let mut end = 0;
         self.0.iter().filter_map(move |region| {
-            let (base, end) = (start, start + region.len() as u64);
-            start = end;
-            let piece = range.start.max(base)..range.end.min(end);
-            let piece = (piece.start.saturating_sub(base) as usize)
-                ..(piece.end.saturating_sub(base) as usize);
-            (piece.start < piece.end).then_some((region, piece))
+            let base = end;
+            end += region.len() as u64;
+            let (first, last) = (range.start.max(base), range.end.min(end));
+            let piece = || ((first - base) as usize)..((last - base) as usize);
+            (first < last).then(|| ((first - range.start) as usize, region, piece()))
         })
     }
 
     fn read(&self, at: u64, into: &mut [u8]) {
-        let mut done = 0;
-        for (region, piece) in self.pieces(at..at + into.len() as u64) {
-            let part = done..done + piece.len();
-            done = part.end;
-            region.read(piece.start, &mut into[part]);
+        for (done, region, piece) in self.pieces(at..at + into.len() as u64) {
+            region.read(piece.start, &mut into[done..done + piece.len()]);
         }
     }
 
-    fn write(&self, at: u64, mut from: &[u8]) {
-        for (region, piece) in self.pieces(at..at + from.len() as u64) {
-            let (head, rest) = from.split_at(piece.len());
-            region.write(piece.start, head);
-            from = rest;
+    fn write(&self, at: u64, from: &[u8]) {
+        for (done, region, piece) in self.pieces(at..at + from.len() as u64) {
+            region.write(piece.start, &from[done..done + piece.len()]);
         }
     }
 
-    fn equals(&self, at: u64, mut with: &[u8]) -> bool {
-        self.pieces(at..at + with.len() as u64).all(|(region, piece)| {
-            let (head, rest) = with.split_at(piece.len());
-            with = rest;
-            region.equals(piece.start, head)
+    fn equals(&self, at: u64, with: &[u8]) -> bool {
+        self.pieces(at..at + with.len() as u64).all(|(done, region, piece)| {
+            region.equals(piece.start, &with[done..done + piece.len()])
         })
     }
 
     fn zero(&self, range: Range<u64>) {
-        self.pieces(range).for_each(|(region, piece)| region.zero(piece.start, piece.len()));
+        self.pieces(range).for_each(|(_, region, piece)| region.zero(piece.start, piece.len()));
     }
 }
 
@@ -99,7 +92,6 @@ impl Bdev for Ram {
     }
 
     async fn read(&self, store: &Self::Channel, mut io: BdevIo<'_>) -> IoResult {
-        io.get_buf().await?;
         io.chunks_mut().for_each(|(at, buf)| store.borrow().read(at, buf));
         Ok(())
     }
@@ -150,22 +142,28 @@ impl Bdev for Ram {
 
     /// Lends the store's own memory where the range lies in one region, and a copy elsewhere.
     async fn zcopy_start(&self, store: &Self::Channel, mut io: BdevIo<'_>) -> IoResult {
-        let bytes = io.bytes();
-        if let Some((region, piece)) = store.borrow().pieces(bytes.clone()).next()
-            && piece.len() as u64 == bytes.end - bytes.start
+        let (store, bytes) = (store.borrow(), io.bytes());
+        let len = bytes.end - bytes.start;
+        if let Some((_, region, piece)) = store.pieces(bytes.clone()).next()
+            && piece.len() as u64 == len
         {
             return io.lend(region, piece);
         }
-        io.get_buf().await?;
-        if io.zcopy_start().populate {
-            io.chunks_mut().for_each(|(at, buf)| store.borrow().read(at, buf));
+        let copy = DmaRegion::zeroed(len)?;
+        for (at, region, piece) in store.pieces(bytes) {
+            region.copy(piece.start, &copy, at, piece.len());
         }
-        Ok(())
+        io.lend(&copy, 0..copy.len())
     }
 
     async fn zcopy_end(&self, store: &Self::Channel, io: BdevIo<'_>) -> IoResult {
-        if io.zcopy_commits() && !io.was_lent() {
-            io.chunks().for_each(|(at, buf)| store.borrow().write(at, buf));
+        let store = store.borrow();
+        if io.zcopy_commits()
+            && let Some(copy) = io.lent().filter(|lent| !store.0.contains(lent))
+        {
+            for (at, region, piece) in store.pieces(io.bytes()) {
+                copy.copy(at, region, piece.start, piece.len());
+            }
         }
         Ok(())
     }

@@ -51,7 +51,6 @@ pub(crate) struct IoCell {
     /// Calls into SPDK whose callback has yet to come.
     children: Cell<u32>,
     marks: Cell<u8>,
-    buffer: Cell<Buffer>,
     /// The channel's list of pending requests.
     pub(crate) prev: Cell<*const IoCell>,
     pub(crate) next: Cell<*const IoCell>,
@@ -67,15 +66,6 @@ const LISTED: u8 = 2;
 const CANCELLED: u8 = 4;
 const ENDED: u8 = 8;
 const IN_SLAB: u8 = 16;
-
-/// The answer to `spdk_bdev_io_get_buf`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Buffer {
-    Unasked,
-    Asked,
-    Got,
-    Refused,
-}
 
 impl IoCell {
     /// Makes the cell of a request that was just submitted to `channel`.
@@ -101,7 +91,6 @@ impl IoCell {
                 cdw0: Cell::new(0),
                 children: Cell::new(0),
                 marks: Cell::new(IN_SUBMIT),
-                buffer: Cell::new(Buffer::Unasked),
                 prev: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
                 lent: Cell::new(lent),
@@ -146,14 +135,6 @@ impl IoCell {
 
     pub(crate) fn set_cdw0(&self, cdw0: u32) {
         self.cdw0.set(cdw0);
-    }
-
-    pub(crate) fn buffer(&self) -> Buffer {
-        self.buffer.get()
-    }
-
-    pub(crate) fn set_buffer(&self, buffer: Buffer) {
-        self.buffer.set(buffer);
     }
 
     /// A call into SPDK starts whose callback will name this request.
@@ -285,6 +266,16 @@ impl IoCell {
         true
     }
 
+    /// Lets go of what was lent, unless that is what a zcopy has just started with.
+    #[cold]
+    fn end_loan(&self) {
+        // SAFETY: the request is with us.
+        let flags = unsafe { sys::spdkp_io_zcopy_flags(self.io()) };
+        if flags & sys::SPDKP_ZCOPY_START == 0 || self.outcome.get().is_err() {
+            self.lent.set(None);
+        }
+    }
+
     /// Completes the request if nothing of it is in flight: now, or in the batch when it ended within
     /// its own `submit_request`, where completing would cost a message.
     ///
@@ -343,6 +334,10 @@ pub(crate) unsafe fn complete(node: *const Node) {
     let io = cell.io();
     let outcome = cell.outcome.get();
     let cdw0 = cell.cdw0.get();
+    // SAFETY: nobody else looks into the cell.
+    if unsafe { (*cell.lent.as_ptr()).is_some() } {
+        cell.end_loan();
+    }
     // SAFETY: the request is ours, and this is its one completion. The channel lives on, as it counts
     // the request until the end of this function.
     unsafe {

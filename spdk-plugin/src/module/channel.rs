@@ -11,7 +11,7 @@ use spdk_plugin_sys as sys;
 
 use super::cell::{INLINE, IoCell, complete};
 use super::device::{Device, DeviceCore};
-use super::io::BdevIo;
+use super::io::{self, BdevIo};
 use super::slab::Slab;
 use super::{Bdev, handlers};
 use crate::error::{Error, Result};
@@ -287,16 +287,48 @@ unsafe fn free<B: Bdev>(channel: *const ChannelCore) {
 }
 
 /// The bdev layer's call for a new request.
+///
+/// A read without a buffer gets it before anything of ours lies in the request: one that waits for
+/// its buffer is aborted or reset by the bdev layer itself, which before 25.09 does not tell us.
 pub(crate) unsafe extern "C" fn submit<B: Bdev>(
     channel: *mut sys::spdk_io_channel,
     io: *mut sys::spdk_bdev_io,
 ) {
+    // SAFETY: the request was just submitted, on the channel's thread.
+    unsafe {
+        match io::missing_buffer(io) {
+            None => serve::<B>(channel, io),
+            Some(len) => sys::spdk_bdev_io_get_buf(io, Some(got_buffer::<B>), len),
+        }
+    }
+}
+
+unsafe extern "C" fn got_buffer<B: Bdev>(
+    channel: *mut sys::spdk_io_channel,
+    io: *mut sys::spdk_bdev_io,
+    success: bool,
+) {
+    // SAFETY: the request is with us and on its thread.
+    unsafe {
+        if success {
+            serve::<B>(channel, io);
+        } else {
+            // There is none so large, or the request is being aborted.
+            sys::spdk_bdev_io_complete(io, sys::SPDK_BDEV_IO_STATUS_FAILED);
+        }
+    }
+}
+
+/// # Safety
+/// The request is with us, has its buffers, and nothing of ours is in it; we are on its thread.
+#[inline]
+unsafe fn serve<B: Bdev>(channel: *mut sys::spdk_io_channel, io: *mut sys::spdk_bdev_io) {
     // SAFETY: the bdev layer submits on the channel's thread, before the channel is destroyed.
     let channel = unsafe { channel_of::<B>(channel) };
     let core = channel.core();
     core.request_started();
     core.home().enter(|| {
-        // SAFETY: the request was just submitted, and the channel counts it.
+        // SAFETY: the request is with us, and the channel counts it.
         unsafe { handlers::submit(channel, io) }
     });
     // SAFETY: what ends within its `submit_request` waits for the batch, so the cell is there.

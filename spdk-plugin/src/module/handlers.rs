@@ -5,19 +5,25 @@ use std::future::Future;
 use spdk_plugin_sys as sys;
 
 use super::Bdev;
+use crate::guard::catch;
 use super::cell::IoCell;
 use super::channel::{Channel, quiesce_all};
 use super::io::BdevIo;
-use super::kind::IoKind;
+use super::kind::{IoKind, IoKinds};
 use super::status::{IoError, IoResult};
 
-/// The kinds that a module serves: what it overrides, and what the crate does for every module.
-pub(crate) fn supported<B: Bdev>(bdev: &B, kind: IoKind) -> bool {
-    match kind {
-        IoKind::Reset | IoKind::Abort => true,
-        _ if B::OVERRIDES.kinds.contains(kind) => true,
-        _ => B::OVERRIDES.submit && bdev.supports(kind),
-    }
+/// Whether a module serves the kind of this number: what it overrides, and what the crate does for every
+/// module.
+#[inline]
+pub(crate) fn supported<B: Bdev>(bdev: &B, kind: u32) -> bool {
+    let always = const { B::OVERRIDES.kinds.and(IoKinds::RESET).and(IoKinds::ABORT) };
+    always.contains_raw(kind) || IoKind::from_raw(kind).is_some_and(|kind| submits(bdev, kind))
+}
+
+/// Whether the module's `submit` serves the kind.
+fn submits<B: Bdev>(bdev: &B, kind: IoKind) -> bool {
+    B::OVERRIDES.submit
+        && catch("asking what a bdev supports", || bdev.supports(kind)).unwrap_or(false)
 }
 
 macro_rules! handlers {
@@ -94,7 +100,7 @@ unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
     // SAFETY: as in `dispatch`.
     unsafe {
         match kind {
-            _ if B::OVERRIDES.submit && channel.device.user.supports(kind) => {
+            _ if submits(&channel.device.user, kind) => {
                 cell.start(|| channel.device.user.submit(&channel.user, BdevIo::new(cell)));
             }
             IoKind::Reset => cell.start(|| reset(channel, cell)),

@@ -1,16 +1,13 @@
 //! An I/O request as its handler sees it (`struct spdk_bdev_io` in `spdk/bdev_module.h`).
 
 use std::ffi::c_void;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::pin::Pin;
 use std::slice;
-use std::task::{Context, Poll};
 
 use spdk_plugin_sys as sys;
 
-use super::cell::{Buffer, IoCell};
+use super::cell::IoCell;
 use super::kind::IoKind;
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
@@ -48,9 +45,8 @@ impl<'io> BdevIo<'io> {
     /// Reads a field of the C struct.
     #[inline]
     fn field<T: Copy>(&self, offset: u32) -> T {
-        let at = self.cell.io().cast::<u8>().wrapping_add(offset as usize).cast::<T>();
         // SAFETY: the request is with us, and the shim's layout says that a `T` lies there.
-        unsafe { at.read() }
+        unsafe { field(self.cell.io(), offset) }
     }
 
     /// Reads a field of the bdev's C struct.
@@ -128,7 +124,7 @@ impl<'io> BdevIo<'io> {
 
     #[inline]
     fn iovs(&self) -> &[sys::iovec] {
-        if !self.has_range() {
+        if !self.has_range() || self.is_lent() {
             return &[];
         }
         let iovs: *const sys::iovec = self.field(sys::SPDKP_IO_IOVS);
@@ -141,8 +137,9 @@ impl<'io> BdevIo<'io> {
         unsafe { slice::from_raw_parts(iovs, count) }
     }
 
-    /// The request's data, in order: what a write brings, or what a read has put there so far. Empty
-    /// for a read that came without a buffer, until [`get_buf`](Self::get_buf).
+    /// The request's data, in order: what a write brings, or where a read puts what is asked for. A read
+    /// that came without buffers was given some (`spdk_bdev_io_get_buf`) before its handler was called.
+    /// Empty for kinds without data, and for a zcopy, whose data are reached by what it was lent.
     #[inline]
     pub fn bufs(&self) -> impl Iterator<Item = &[u8]> {
         self.iovs().iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
@@ -184,12 +181,6 @@ impl<'io> BdevIo<'io> {
         })
     }
 
-    /// Whether a read came with a buffer to be filled, or has got one.
-    #[inline]
-    pub fn has_buf(&self) -> bool {
-        self.iovs().first().is_some_and(|iov| !iov.iov_base.is_null())
-    }
-
     /// The separate metadata of the blocks, where the bdev has such and the submitter passed it.
     pub fn metadata(&self) -> Option<&[u8]> {
         let (base, len) = self.raw_metadata()?;
@@ -212,18 +203,6 @@ impl<'io> BdevIo<'io> {
         let per_block: u32 = self.bdev_field(sys::SPDKP_BDEV_MD_LEN);
         let len = usize::try_from(self.num_blocks() * u64::from(per_block)).ok()?;
         (!base.is_null()).then_some((base, len))
-    }
-
-    /// Gets a buffer for a read that came without one (`spdk_bdev_io_get_buf`); a request that has one
-    /// is ready at once. It may have to wait until other requests give buffers back.
-    ///
-    /// # Errors
-    /// [`IoError::NoMemory`] when SPDK has no buffer of the size.
-    pub async fn get_buf(&mut self) -> IoResult {
-        if self.has_buf() {
-            return Ok(());
-        }
-        GetBuf { io: self }.await
     }
 
     /// Sets the dword 0 of an NVMe completion, for requests that end well.
@@ -264,12 +243,18 @@ impl<'io> BdevIo<'io> {
         Ok(())
     }
 
-    /// Whether the memory that this zcopy gives back is the region's own.
-    pub fn was_lent(&self) -> bool {
+    /// What [`lend`](Self::lend) has lent for the zcopy that ends here.
+    pub fn lent(&self) -> Option<DmaRegion> {
         let lent = self.cell.lent.take();
-        let was = lent.is_some();
-        self.cell.lent.set(lent);
-        was
+        self.cell.lent.set(lent.clone());
+        lent
+    }
+
+    /// Whether the request's memory is a region's, to which there must be no references.
+    #[inline]
+    fn is_lent(&self) -> bool {
+        // SAFETY: nobody else looks into the cell meanwhile.
+        self.raw_kind() == IoKind::Zcopy as u8 && unsafe { (*self.cell.lent.as_ptr()).is_some() }
     }
 
     /// The request that a [`IoKind::Abort`] is about.
@@ -338,6 +323,38 @@ impl<'io> BdevIo<'io> {
     }
 }
 
+/// Reads a field of a request's C struct.
+///
+/// # Safety
+/// The request is with us, and a `T` lies at `offset`.
+#[inline]
+unsafe fn field<T: Copy>(io: *mut sys::spdk_bdev_io, offset: u32) -> T {
+    // SAFETY: says the caller.
+    unsafe { io.cast::<u8>().wrapping_add(offset as usize).cast::<T>().read() }
+}
+
+/// The length in bytes of the buffer that a read came without.
+///
+/// # Safety
+/// The request is with us.
+#[inline]
+pub(crate) unsafe fn missing_buffer(io: *mut sys::spdk_bdev_io) -> Option<u64> {
+    // SAFETY: the shim's layout says what lies where; a read has its vectors in `u.bdev`, one at
+    // least.
+    unsafe {
+        let kind: u8 = field(io, sys::SPDKP_IO_TYPE);
+        let iovs: *const sys::iovec = field(io, sys::SPDKP_IO_IOVS);
+        if kind != IoKind::Read as u8 || (!iovs.is_null() && !(*iovs).iov_base.is_null()) {
+            return None;
+        }
+        let bdev: *const u8 = field(io, sys::SPDKP_IO_BDEV);
+        let block_size: u32 =
+            bdev.wrapping_add(sys::SPDKP_BDEV_BLOCKLEN as usize).cast::<u32>().read();
+        let blocks: u64 = field(io, sys::SPDKP_IO_NUM_BLOCKS);
+        Some(blocks * u64::from(block_size))
+    }
+}
+
 /// The parts of an NVMe passthrough.
 #[derive(Debug)]
 pub struct NvmeRequest<'a> {
@@ -347,41 +364,4 @@ pub struct NvmeRequest<'a> {
     pub data: &'a mut [u8],
     /// The metadata.
     pub metadata: &'a mut [u8],
-}
-
-struct GetBuf<'a, 'io> {
-    io: &'a mut BdevIo<'io>,
-}
-
-impl Future for GetBuf<'_, '_> {
-    type Output = IoResult;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<IoResult> {
-        let cell = self.io.cell;
-        if cell.buffer() == Buffer::Unasked {
-            cell.set_buffer(Buffer::Asked);
-            cell.child_started();
-            let bytes = self.io.bytes();
-            // SAFETY: the request is with us and on its thread; it is not completed before the
-            // callback has come, as it counts as a child.
-            unsafe { sys::spdk_bdev_io_get_buf(cell.io(), Some(got_buf), bytes.end - bytes.start) };
-        }
-        match cell.buffer() {
-            Buffer::Unasked | Buffer::Asked => Poll::Pending,
-            Buffer::Got => Poll::Ready(Ok(())),
-            Buffer::Refused => Poll::Ready(Err(IoError::NoMemory)),
-        }
-    }
-}
-
-unsafe extern "C" fn got_buf(
-    _channel: *mut sys::spdk_io_channel,
-    io: *mut sys::spdk_bdev_io,
-    success: bool,
-) {
-    // SAFETY: the request is ours and waits for this call.
-    let cell = unsafe { &*IoCell::of(io) };
-    cell.set_buffer(if success { Buffer::Got } else { Buffer::Refused });
-    // SAFETY: the matching start was in `GetBuf::poll`, and the cell is not touched afterwards.
-    cell.channel().home().enter(|| unsafe { cell.child_ended() });
 }

@@ -84,6 +84,12 @@ impl IoKinds {
         Self(self.0 | other.0)
     }
 
+    /// Whether the kind of this number is in the set.
+    #[inline]
+    pub(crate) const fn contains_raw(self, kind: u32) -> bool {
+        kind < u32::BITS && self.0 & (1 << kind) != 0
+    }
+
     /// Whether the kind is in the set.
     pub const fn contains(self, kind: IoKind) -> bool {
         self.0 & (1 << kind as u8) != 0

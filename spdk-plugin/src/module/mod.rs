@@ -19,8 +19,7 @@
 //!     }
 //!
 //!     async fn read(&self, _channel: &(), mut io: BdevIo<'_>) -> IoResult {
-//!         io.get_buf().await?;
-//!         io.bufs_mut().for_each(|buf| buf.fill(0));
+//! //!         io.bufs_mut().for_each(|buf| buf.fill(0));
 //!         Ok(())
 //!     }
 //! }
@@ -101,7 +100,7 @@ pub trait Bdev: Module + Sized + Send + Sync + 'static {
     fn channel(&self) -> Result<Self::Channel>;
 
     handlers! {
-        /// Reads blocks into [`BdevIo::bufs_mut`], for which [`BdevIo::get_buf`] must have been awaited.
+        /// Reads blocks into [`BdevIo::bufs_mut`].
         read;
         /// Writes [`BdevIo::bufs`].
         write;
@@ -117,8 +116,8 @@ pub trait Bdev: Module + Sized + Send + Sync + 'static {
         compare_and_write;
         /// Copies [`BdevIo::num_blocks`] from [`BdevIo::copy_source_blocks`]. SPDK 23.01 or later.
         copy;
-        /// Lends the range's own memory: [`BdevIo::lend`], or fills [`BdevIo::bufs_mut`] after
-        /// [`BdevIo::get_buf`]. Goes together with [`zcopy_end`](Self::zcopy_end).
+        /// Lends the range's own memory, or a copy, by [`BdevIo::lend`]. Goes together with
+        /// [`zcopy_end`](Self::zcopy_end).
         zcopy_start;
         /// Takes back what [`zcopy_start`](Self::zcopy_start) gave; see [`BdevIo::zcopy_commits`].
         zcopy_end;

@@ -1,0 +1,221 @@
+//! A callback of a module panics: the I/O or the call fails, and the program answers the next.
+
+use serde_json::{Value, json};
+use spdk_plugin_tests::{
+    Bdevio, Bdevperf, Config, Host, assert_logged, at_least, bdev, bdevs, chaos, spdk,
+};
+
+fn params(name: &str, panic: &str) -> Value {
+    json!({ "name": name, "num_blocks": 16384, "block_size": 512, "panic": panic })
+}
+
+fn create(host: &Host, method: &str, name: &str, panic: &str) {
+    let created: String = host.call(method, params(name, panic)).unwrap();
+    assert_eq!(created, name);
+}
+
+fn delete(host: &Host, name: &str) {
+    assert!(host.call::<bool>("bdev_chaos_delete", json!({ "name": name })).unwrap());
+}
+
+fn target() -> Host {
+    Host::builder(spdk(), "spdk_tgt").plugin(chaos()).start().unwrap()
+}
+
+/// Drives three disks with one workload: one whose handler panics at once, one whose handler panics after an await, and
+/// a sound one beside them.
+#[track_caller]
+fn handler_panics(workload: &str, kind: &str, zcopy: bool) {
+    let later = format!("{kind} later");
+    let config = Config::new()
+        .bdev("bdev_chaos_create", params("sound", ""))
+        .bdev("bdev_chaos_create", params("now", kind))
+        .bdev("bdev_chaos_create", params("later", &later));
+    let perf = Bdevperf::new(spdk(), workload).plugin(chaos()).config(config).zcopy(zcopy);
+    let mut server = perf.args(["-f"]).serve().unwrap();
+
+    let perf = server.start().unwrap().finish().unwrap();
+    let fails = |name: &str| {
+        let job = perf.jobs.iter().find(|job| job.name.starts_with(name));
+        let job = job.unwrap_or_else(|| panic!("no figures for {name}: {perf:?}"));
+        (job.iops > 0.0, job.fails_per_s > 0.0)
+    };
+    assert_eq!(fails("sound"), (true, false), "{perf:?}");
+    assert!(fails("now").1 && fails("later").1, "{perf:?}");
+
+    let host = server.host();
+    assert_eq!(bdevs(host).len(), 3);
+    for name in ["sound", "now", "later"] {
+        delete(host, name);
+    }
+    assert!(bdevs(host).is_empty());
+    let (now, later) = (format!("chaos in {kind}\n"), format!("chaos in {kind} after an await\n"));
+    assert_logged(host, &[&now, &later, "bdev now: a handler panicked", "bdev later: a handler"]);
+    server.host_mut().shutdown().unwrap();
+}
+
+#[test]
+fn read() {
+    handler_panics("read", "read", false);
+}
+
+#[test]
+fn write() {
+    handler_panics("write", "write", false);
+}
+
+#[test]
+fn unmap() {
+    handler_panics("unmap", "unmap", false);
+}
+
+#[test]
+fn flush() {
+    handler_panics("flush", "flush", false);
+}
+
+#[test]
+fn write_zeroes() {
+    handler_panics("write_zeroes", "write_zeroes", false);
+}
+
+#[test]
+fn zcopy_start() {
+    handler_panics("read", "zcopy_start", true);
+}
+
+#[test]
+fn zcopy_end() {
+    handler_panics("read", "zcopy_end", true);
+}
+
+/// Runs SPDK's suite on disks whose handler panics: the case that gets there fails, the suite goes on to its end, and the
+/// program ends well.
+#[track_caller]
+fn suite_survives(method: &str, kind: &str, case: &str) {
+    for panic in [kind.to_owned(), format!("{kind} later")] {
+        let config = Config::new().bdev(method, params("bad", &panic));
+        let report = Bdevio::new(spdk()).plugin(chaos()).config(config).report("bad").unwrap();
+        let failed = report.failed();
+        assert!(failed.contains(&case), "{case} did not fail: {failed:?}\n{}", report.log);
+        assert!(report.cases.len() >= 22, "{}", report.log);
+        assert!(report.log.contains(&format!("chaos in {kind}")), "{}", report.log);
+    }
+}
+
+#[test]
+fn compare() {
+    suite_survives("bdev_chaos_create", "compare", "blockdev comparev and writev");
+}
+
+#[test]
+fn compare_and_write() {
+    let method = "bdev_chaos_atomic_create";
+    suite_survives(method, "compare_and_write", "blockdev comparev and writev");
+}
+
+#[test]
+fn nvme_io() {
+    suite_survives("bdev_chaos_create", "nvme_io", "blockdev nvme passthru rw");
+}
+
+#[test]
+fn nvme_admin() {
+    suite_survives("bdev_chaos_create", "nvme_admin", "blockdev nvme admin passthru");
+}
+
+#[test]
+fn copy() {
+    if at_least(23, 1) {
+        suite_survives("bdev_chaos_create", "copy", "blockdev copy");
+    }
+}
+
+#[test]
+fn submit() {
+    suite_survives("bdev_chaos_submit_create", "submit", "blockdev write read block");
+}
+
+/// SPDK looks at each new bdev, to see what others have left on it: that opens a channel, reads, and closes it.
+#[test]
+fn channels() {
+    let mut host = target();
+    for panic in ["channel", "channel drop", "channel poller", "read", "read later"] {
+        create(&host, "bdev_chaos_create", "bad", panic);
+        assert_eq!(bdevs(&host), ["bad"]);
+        delete(&host, "bad");
+        assert!(bdevs(&host).is_empty());
+    }
+    let poller = "chaos in a channel's poller";
+    assert_logged(&host, &["chaos in channel\n", "chaos in a drop", poller, "chaos in read\n"]);
+    host.shutdown().unwrap();
+}
+
+#[test]
+fn what_a_bdev_tells() {
+    let mut host = target();
+    create(&host, "bdev_chaos_create", "sound", "");
+    create(&host, "bdev_chaos_create", "dump", "dump_info");
+    create(&host, "bdev_chaos_create", "config", "config");
+    create(&host, "bdev_chaos_submit_create", "supports", "supports");
+
+    let specific = |name| bdev(&host, name)["driver_specific"]["chaos"].clone();
+    assert_eq!(specific("sound"), json!({ "delay_us": 0 }));
+    assert_eq!(specific("dump"), Value::Null);
+    assert_eq!(bdev(&host, "supports")["supported_io_types"]["unmap"], false);
+
+    let calls: Vec<Value> = host.call("framework_get_config", json!({ "name": "bdev" })).unwrap();
+    let created = calls.iter().filter(|call| call["method"] == "bdev_chaos_create");
+    let created: Vec<_> = created.map(|call| call["params"]["name"].clone()).collect();
+    assert_eq!(created, ["sound", "dump"]);
+
+    assert_logged(&host, &["chaos in dump_info", "chaos in config", "chaos in supports"]);
+    host.shutdown().unwrap();
+}
+
+#[test]
+fn the_end_of_a_bdev() {
+    let mut host = target();
+    create(&host, "bdev_chaos_create", "bad", "bdev drop");
+    delete(&host, "bad");
+    assert!(bdevs(&host).is_empty());
+    assert_logged(&host, &["chaos in a drop"]);
+    // Again, and this time it is SPDK's shutdown that ends it.
+    create(&host, "bdev_chaos_create", "bad", "bdev drop");
+    host.shutdown().unwrap();
+    assert_eq!(host.log().matches("chaos in a drop").count(), 2);
+}
+
+#[test]
+fn pollers() {
+    let mut host = target();
+    create(&host, "bdev_chaos_create", "bad", "poller");
+    host.wait_log("chaos in poller", std::time::Duration::from_secs(10)).unwrap();
+    delete(&host, "bad");
+    // It is not called again.
+    assert_eq!(host.log().matches("chaos in poller").count(), 1);
+    host.shutdown().unwrap();
+}
+
+#[test]
+fn methods() {
+    let mut host = target();
+    let mut rpc = host.rpc().unwrap();
+    let mut call =
+        |method: &str, panic: &str| rpc.call::<String>(method, json!({ "panic": panic }));
+    for panic in ["now", "later", "payload", "drop"] {
+        for method in ["chaos_call", "chaos_alias"] {
+            let error = call(method, panic).unwrap_err();
+            assert_eq!(error.code(), Some(-32603), "{panic}: {error}");
+            assert_eq!(call(method, "not").unwrap(), "not");
+        }
+    }
+    assert_eq!(call("chaos_call", "task").unwrap(), "task");
+    host.wait_log("chaos in a task", std::time::Duration::from_secs(10)).unwrap();
+    assert_logged(&host, &["chaos in a method\n", "after an await", "chaos in a drop"]);
+
+    create(&host, "bdev_chaos_create", "bad", "");
+    let error = host.call::<Value>("bdev_chaos_for_each_channel", json!({ "name": "none" }));
+    assert_eq!(error.unwrap_err().code(), Some(-19));
+    host.shutdown().unwrap();
+}
