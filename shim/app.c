@@ -7,6 +7,26 @@
 #pragma weak spdk_app_start
 #pragma weak spdk_app_fini
 
+#pragma weak spdk_app_stop
+#pragma weak spdk_rpc_get_state
+
+bool
+spdkp_failed_start_lives_on(void)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(25, 9, 0)
+	return false;
+#else
+	/* Without `--wait-for-rpc` the state is not STARTUP yet, and the app framework stops by itself. */
+	return spdk_app_stop != NULL && spdk_rpc_get_state() == SPDK_RPC_STARTUP;
+#endif
+}
+
+void
+spdkp_app_stop(int rc)
+{
+	spdk_app_stop(rc);
+}
+
 static void
 started(void *ctx)
 {

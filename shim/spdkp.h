@@ -125,6 +125,9 @@ void spdkp_subsystem_init_next(int rc);
 void spdkp_subsystem_fini_next(void);
 
 /* app.c */
+/* Whether a program that was told to wait for RPCs survives a subsystem that does not start. */
+bool spdkp_failed_start_lives_on(void);
+void spdkp_app_stop(int rc);
 int spdkp_app_main(int argc, char **argv, const char *name);
 
 #endif

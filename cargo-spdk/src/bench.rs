@@ -76,9 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     print(&table(["case", "ours", "theirs", "ratio", "spread", "pairs"], &rows));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&figures).map_err(workspace::rig)?;
-        std::fs::write(path, text + "\n").map_err(|error| {
-            Error::new(format!("cannot write {} ({error})", path.display()))
-        })?;
+        std::fs::write(path, text + "\n")
+            .map_err(|error| Error::new(format!("cannot write {} ({error})", path.display())))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use spdk_plugin_build::{FindError, Spdk};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::print;
-use crate::setup::describe;
+use crate::setup::{describe, look};
 use crate::tools::{self, Found, Need, TOOLS, Tool};
 
 /// Show the SPDK, the memory mode and the tools of this machine, and what to type for each thing missing
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 impl Report {
     fn make() -> Self {
-        let spdk = SpdkReport::new(&Spdk::find());
+        let spdk = SpdkReport::new(&look());
         let has_spdk = spdk.missing.is_none();
         let tools: Vec<ToolReport> =
             TOOLS.iter().map(|tool| ToolReport::new(tool, has_spdk)).collect();

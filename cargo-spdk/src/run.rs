@@ -51,30 +51,34 @@ impl From<Error> for Stopped {
     }
 }
 
-/// Set by the first SIGINT, SIGTERM or SIGHUP; the second one kills, as by default.
-#[derive(Debug)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+/// Turns SIGINT, SIGTERM and SIGHUP into a request to stop, while it lives.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupt {
+    asked: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
 
 impl Interrupt {
     pub(crate) fn listen() -> Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
+        let interrupt = Interrupt::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))
-                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+            let over = Arc::clone(&interrupt.over);
+            signal_hook::flag::register_conditional_default(signal, over)
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt.asked)))
                 .map_err(|error| Error::new(format!("cannot handle signals: {error}")))?;
         }
-        Ok(Interrupt(flag))
+        Ok(interrupt)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
+        if self.asked.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
     }
 }
 
 impl Drop for Interrupt {
     /// Signals act as by default again.
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -222,7 +226,7 @@ mod tests {
     use super::*;
 
     fn runner(dir: &Path) -> Runner {
-        Runner::new(&dir.join("log"), Interrupt(Arc::default())).unwrap()
+        Runner::new(&dir.join("log"), Interrupt::default()).unwrap()
     }
 
     fn shell(script: &str) -> Command {
@@ -270,7 +274,7 @@ mod tests {
     fn an_interrupt_ends_the_whole_group() {
         let dir = tempfile::tempdir().unwrap();
         let mut runner = runner(dir.path());
-        let flag = Arc::clone(&runner.interrupt.0);
+        let flag = Arc::clone(&runner.interrupt.asked);
         let begun = Instant::now();
         let stopped = runner.watch("x", &mut shell("sleep 60 & echo $!; wait"), &mut |_| {
             flag.store(true, Ordering::Relaxed);

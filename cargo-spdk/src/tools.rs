@@ -93,7 +93,7 @@ pub(crate) const TOOLS: &[Tool] = &[
         probe: Probe::Program("apt-get"),
         package: Package::None,
     },
-    tool("binutils", Need::Setup, Probe::Program("readelf"), "binutils"),
+    tool("binutils", Need::Setup, Probe::Program("strip"), "binutils"),
     tool("tar", Need::Setup, Probe::Program("tar"), "tar"),
     tool("xz", Need::Setup, Probe::Program("xz"), "xz-utils"),
     tool("meson", Need::Setup, Probe::Program("meson"), "meson"),
@@ -236,7 +236,7 @@ mod tests {
         for (line, version) in [
             ("cc (Debian 12.2.0-14+deb12u1) 12.2.0", "12.2.0"),
             ("GNU Make 4.3", "4.3"),
-            ("GNU readelf (GNU Binutils for Debian) 2.40", "2.40"),
+            ("GNU strip (GNU Binutils for Debian) 2.40", "2.40"),
             ("apt 2.6.1 (amd64)", "2.6.1"),
             ("Python 3.11.2", "3.11.2"),
             ("1.8.1", "1.8.1"),

@@ -1,5 +1,6 @@
 //! What can go wrong while a rig runs a program.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -10,8 +11,9 @@ use crate::rpc::RpcError;
 /// Result of a rig's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a rig could not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
+/// Why a rig could not do what it was asked to. Its `Debug` is its `Display`, so that the `unwrap` of a test shows a log
+/// as it was written.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A system call failed.
@@ -82,6 +84,12 @@ pub enum Error {
     /// A call of the program's JSON-RPC server failed.
     #[error(transparent)]
     Rpc(#[from] RpcError),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Names what was being done in an `io::Error`.

@@ -8,8 +8,10 @@ mod abi;
 mod names;
 
 use std::ffi::CStr;
+use std::sync::{Once, OnceLock};
 
 use linkme::distributed_slice;
+use spdk_plugin_sys as sys;
 
 pub use abi::{ABI_LEN, abi_record};
 pub use names::claim;
@@ -73,9 +75,7 @@ macro_rules! spdk_plugin {
 
             /// Which plugin of the process has a name. The first plugin's answers for all.
             #[unsafe(no_mangle)]
-            extern "C" fn spdk_plugin_claim_v1(
-                claim: *mut $crate::plugin::Claim,
-            ) {
+            extern "C" fn spdk_plugin_claim_v1(claim: &mut $crate::plugin::Claim) {
                 $crate::private::claim(claim);
             }
         };
@@ -111,9 +111,24 @@ pub fn register(plugin: &'static str, abi: &'static [u8; ABI_LEN]) {
         for method in METHODS {
             method.register();
         }
+        // A second call would be another plugin's, which has a copy of its own.
+        let _ = PLUGIN.set(plugin);
+    });
+}
+
+static PLUGIN: OnceLock<&str> = OnceLock::new();
+
+/// SPDK has called something of ours on the app thread, for the first time or again.
+pub(crate) fn started() {
+    static ANNOUNCED: Once = Once::new();
+    // SAFETY: the callers are what SPDK calls on the app thread alone.
+    unsafe { sys::spdkp_note_app_thread() };
+    // Not in the constructor: later releases print no notices before the app has set up its log.
+    ANNOUNCED.call_once(|| {
         let names = |names: Vec<&str>| names.join(" ");
         log::info!(
-            "plugin {plugin}: modules [{}], subsystems [{}], methods [{}]",
+            "plugin {}: modules [{}], subsystems [{}], methods [{}]",
+            PLUGIN.get().unwrap_or(&"?"),
             names(MODULES.iter().map(|m| m.name).collect()),
             names(SUBSYSTEMS.iter().map(|s| s.name).collect()),
             names(METHODS.iter().map(|m| m.name).collect()),

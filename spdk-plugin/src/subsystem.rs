@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::guard::{Panicked, catch};
 use crate::json;
 use crate::module::RpcCall;
+use crate::plugin;
 use crate::runtime::home::HomeRef;
 use crate::runtime::sleep;
 use crate::runtime::task::spawn;
@@ -86,7 +87,6 @@ pub struct Lifecycle(std::sync::atomic::AtomicBool);
 
 impl Lifecycle {
     #[doc(hidden)]
-    #[expect(clippy::new_without_default, reason = "a static needs the const function")]
     pub const fn new() -> Self {
         Self(std::sync::atomic::AtomicBool::new(false))
     }
@@ -134,6 +134,7 @@ fn ops<S: Registered>() -> sys::spdkp_subsystem_ops {
 unsafe extern "C" fn refuse() {
     // SAFETY: SPDK waits for this subsystem's start. The reason is in the log.
     unsafe { sys::spdkp_subsystem_init_next(-libc::EINVAL) };
+    end_app(-libc::EINVAL);
 }
 
 unsafe extern "C" fn skip() {
@@ -142,8 +143,7 @@ unsafe extern "C" fn skip() {
 }
 
 unsafe extern "C" fn init<S: Registered>() {
-    // SAFETY: SPDK starts subsystems on the app thread.
-    unsafe { sys::spdkp_note_app_thread() };
+    plugin::started();
     run::<S, _>("init", S::init, |result| {
         let rc = match &result {
             Ok(()) => 0,
@@ -152,6 +152,24 @@ unsafe extern "C" fn init<S: Registered>() {
         S::state().0.store(rc == 0, std::sync::atomic::Ordering::Release);
         // SAFETY: SPDK waits for this subsystem's start; `run` answers once.
         unsafe { sys::spdkp_subsystem_init_next(rc) };
+        if rc != 0 {
+            end_app(rc);
+        }
+    });
+}
+
+/// Ends the program whose start has failed, where SPDK only says so to who sent `framework_start_init`.
+fn end_app(rc: i32) {
+    // SAFETY: reads SPDK's state.
+    let (Some(home), true) = (HomeRef::current(), unsafe { sys::spdkp_failed_start_lives_on() })
+    else {
+        return;
+    };
+    spawn(home, "the end of the program", async move {
+        // The reply to `framework_start_init` is on its way.
+        sleep(Duration::from_millis(100)).await;
+        // SAFETY: on the app thread, while the app runs.
+        unsafe { sys::spdkp_app_stop(rc) };
     });
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 pub use spdk_plugin_rig::*;
 
@@ -15,6 +16,11 @@ pub fn modules() -> PathBuf {
 /// The plugin that panics, waits and fails when told to.
 pub fn chaos() -> PathBuf {
     plugin("spdk-plugin-test-chaos")
+}
+
+/// The plugin whose RPC method submits I/O to any bdev; see [`probe`].
+pub fn prober() -> PathBuf {
+    plugin("spdk-plugin-test-prober")
 }
 
 /// Whether the SPDK in use is that release or a later one.
@@ -58,6 +64,34 @@ pub fn bdev(host: &Host, name: &str) -> Value {
     let mut bdevs: Vec<Value> = host.call("bdev_get_bdevs", json!({ "name": name })).unwrap();
     assert_eq!(bdevs.len(), 1);
     bdevs.remove(0)
+}
+
+/// How a request of [`probe`] ended.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Outcome {
+    /// It was not submitted: an errno value.
+    pub refused: Option<i32>,
+    /// It ended well.
+    pub success: bool,
+    /// NVMe status code type and status code.
+    pub status: (i32, i32),
+    /// What every byte that was read is, if they are all the same.
+    pub data: Option<u8>,
+}
+
+impl Outcome {
+    /// Whether it failed after it was submitted.
+    pub fn failed(&self) -> bool {
+        self.refused.is_none() && !self.success
+    }
+}
+
+/// Submits `ops` to a bdev at once, from a host with the [`prober`], and waits for all of them. Each is
+/// an object with `kind` (`read`, `compare_and_write`, `reset`...), and `offset`, `blocks`, `fill`,
+/// `no_buffer`, `source`, `target`.
+pub fn probe(host: &Host, bdev: &str, ops: &[Value]) -> Vec<Outcome> {
+    let outcomes = host.call("prober_run", json!({ "bdev": bdev, "ops": ops }));
+    outcomes.unwrap_or_else(|error| panic!("{error}\n{}", host.log()))
 }
 
 /// The lines of the log that tell of errors.

@@ -67,12 +67,12 @@ const CLEARED: &[&str] = &[
 
 /// SPDK's source tree.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct Tree {
     dir: PathBuf,
     temporary: PathBuf,
 }
 
-impl Source {
+impl Tree {
     /// Unpacks `src/spdk` of Debian's archive into the empty directory `dir`.
     pub(crate) fn unpack(
         archive: &Path,
@@ -97,7 +97,7 @@ impl Source {
                  cargo-spdk, or install SPDK by its own guide and set SPDK_DIR"
             )));
         }
-        Ok(Source { dir: dir.to_owned(), temporary: temporary.to_owned() })
+        Ok(Tree { dir: dir.to_owned(), temporary: temporary.to_owned() })
     }
 
     /// Compiles DPDK, SPDK's libraries and the applications, to lie in `prefix` one day.
@@ -136,7 +136,8 @@ impl Source {
         self.dir.join(name)
     }
 
-    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    /// A command in the tree that the user's shell does not bend.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         for name in CLEARED {
             command.env_remove(name);
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_users_flags_do_not_reach_the_build() {
-        let source = Source { dir: "/x".into(), temporary: "/t".into() };
+        let source = Tree { dir: "/x".into(), temporary: "/t".into() };
         let make = source.libraries();
         for name in ["CFLAGS", "LD_PRELOAD", "MAKEFLAGS"] {
             assert!(make.get_envs().any(|(n, value)| n == name && value.is_none()), "{name}");

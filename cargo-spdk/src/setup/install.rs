@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::build::{Source, copy};
+use super::build::{Tree, copy};
 use super::pc;
 use crate::error::{Error, Result};
 use crate::progress::{Measure, Progress};
@@ -24,7 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 /// Installs `source` into the empty directory `prefix`, and makes sure that what is there works.
 pub(crate) fn install(
-    source: &Source,
+    source: &Tree,
     prefix: &Path,
     runner: &mut Runner,
     progress: &mut Progress,
@@ -46,7 +46,7 @@ pub(crate) fn install(
         name != "__pycache__"
     })?;
     strip(prefix, runner)?;
-    let modules = pc::write(prefix, runner)?;
+    let modules = pc::write(source, prefix, runner)?;
     check(prefix, &modules, runner)
 }
 

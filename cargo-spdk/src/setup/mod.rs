@@ -10,10 +10,10 @@ mod stage;
 use std::path::Path;
 use std::process::ExitCode;
 
-use spdk_plugin_build::{FindError, SETUP_VERSION, Spdk, cache_dir, setup_copy};
+use spdk_plugin_build::{FindError, SETUP_VERSION, Source, Spdk, cache_dir, setup_copy};
 
 use self::apt::Apt;
-use self::build::Source;
+use self::build::Tree;
 use self::stage::Stage;
 use crate::error::{Error, Result};
 use crate::print;
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             describe(&spdk),
             spdk.source()
         ),
-        true => match Spdk::find() {
+        true => match look() {
             Ok(first) if first.prefix() != spdk.prefix() => format!(
                 "SPDK {}; {} names SPDK {}, which goes first",
                 describe(&spdk),
@@ -78,13 +78,10 @@ pub(crate) fn ensure(force: bool) -> Result<Ready> {
     let nowhere =
         "no home directory is known: set XDG_CACHE_HOME to a directory where SPDK may be built";
     let (root, copy) = cache_dir().zip(setup_copy()).ok_or_else(|| Error::new(nowhere))?;
-    let found = if force { None } else { find(&copy)? };
-    let mut needs = vec![Need::Build];
-    if found.is_none() {
-        needs.push(Need::Setup);
-    }
-    let missing = tools::missing(&needs);
-    if let Some(spdk) = &found
+    let spdk = if force { None } else { found()? };
+    let needs: &[Need] = if spdk.is_none() { &[Need::Build, Need::Setup] } else { &[Need::Build] };
+    let missing = tools::missing(needs);
+    if let Some(spdk) = &spdk
         && missing.is_empty()
     {
         return Ok(Ready { spdk: spdk.clone(), built: false });
@@ -97,22 +94,10 @@ pub(crate) fn ensure(force: bool) -> Result<Ready> {
     let mut progress = Progress::new();
     let apt = Apt::new(&stage.download())?;
     if !missing.is_empty() {
-        // The tests' own tools come along: they are small.
-        needs.push(Need::Test);
-        let packages = tools::packages(&tools::missing(&needs));
-        progress.phase(&format!("Installing {}", packages.join(" ")), Measure::Unknown);
-        apt.install(&packages, &mut runner)?;
-        progress.finish();
-        let missing = tools::missing(&needs[..needs.len() - 1]);
-        if !missing.is_empty() {
-            return Err(Error::new(format!(
-                "{} although the packages are installed: see that PATH and LIBCLANG_PATH lead to what the system has",
-                list(&missing)
-            )));
-        }
+        install_tools(needs, &apt, &mut runner, &mut progress)?;
     }
     // Another set-up may have finished while this one waited.
-    if !force && let Some(spdk) = find(&copy)? {
+    if !force && let Some(spdk) = found()? {
         return Ok(Ready { spdk, built: false });
     }
     build(&copy, &stage, &apt, &mut runner, &mut progress)?;
@@ -126,19 +111,48 @@ pub(crate) fn ensure(force: bool) -> Result<Ready> {
     Ok(Ready { spdk, built: true })
 }
 
-/// The SPDK there is; `None` also for a damaged copy of our own, which is then built anew.
-fn find(copy: &Path) -> Result<Option<Spdk>> {
-    match Spdk::find() {
-        Ok(spdk) if spdk.prefix() == copy && spdk.program("spdk_tgt").is_none() => Ok(None),
+/// Installs the packages that bring what is missing; the tests' own tools come along, they are small.
+fn install_tools(
+    needs: &[Need],
+    apt: &Apt,
+    runner: &mut Runner,
+    progress: &mut Progress,
+) -> Result<()> {
+    let packages = tools::packages(&tools::missing(&[needs, &[Need::Test]].concat()));
+    progress.phase(&format!("Installing {}", packages.join(" ")), Measure::Unknown);
+    apt.install(&packages, runner)?;
+    progress.finish();
+    let missing = tools::missing(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "{} although the packages are installed: see that PATH and LIBCLANG_PATH lead to what the system has",
+        list(&missing)
+    )))
+}
+
+/// The SPDK there is. A copy of our own that is damaged counts as none: it is built anew.
+pub(crate) fn look() -> Result<Spdk, FindError> {
+    let copy = setup_copy().filter(|copy| copy.is_dir());
+    let whole = |spdk: &Spdk| spdk.program("spdk_tgt").is_some();
+    match (Spdk::find(), copy) {
+        (Ok(spdk), _) if spdk.source() == Source::SetupCopy && !whole(&spdk) => {
+            Err(FindError::Nowhere)
+        }
+        (Err(_), Some(copy))
+            if std::env::var_os("SPDK_DIR").is_none() && Spdk::at(&copy).is_err() =>
+        {
+            Err(FindError::Nowhere)
+        }
+        (found, _) => found,
+    }
+}
+
+fn found() -> Result<Option<Spdk>> {
+    match look() {
         Ok(spdk) => Ok(Some(spdk)),
         Err(FindError::Nowhere) => Ok(None),
-        Err(_)
-            if std::env::var_os("SPDK_DIR").is_none()
-                && copy.is_dir()
-                && Spdk::at(copy).is_err() =>
-        {
-            Ok(None)
-        }
         Err(error) => Err(Error::new(error.to_string())),
     }
 }
@@ -189,7 +203,7 @@ fn build(
     }
     let archive = apt.fetch(runner, progress)?;
     let source =
-        Source::unpack(&archive, &stage.work("source")?, &stage.work("tmp")?, runner, progress)?;
+        Tree::unpack(&archive, &stage.work("source")?, &stage.work("tmp")?, runner, progress)?;
     source.compile(copy, runner, progress)?;
     let prefix = stage.work("prefix")?;
     install::install(&source, &prefix, runner, progress)?;

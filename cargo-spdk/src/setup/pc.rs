@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use super::build::Tree;
 use crate::error::{Error, Result};
 use crate::run::Runner;
 
@@ -28,25 +28,39 @@ const DPDK: &[&str] = &[
 const HEAD: &str =
     "prefix=${pcfiledir}/../..\nlibdir=${prefix}/lib\nincludedir=${prefix}/include\n\n";
 
-/// A library as its shared object describes it.
+/// Prints what SPDK's own makefiles say that each library is built on. The libraries themselves do not say it all:
+/// linkers leave out of them what no symbol leads to, such as the subsystems a subsystem starts after.
+const MAKEFILE: &str = "\
+include $(SPDK_ROOT_DIR)/mk/spdk.common.mk
+include $(SPDK_ROOT_DIR)/mk/spdk.lib_deps.mk
+$(foreach list,$(filter DEPDIRS-%,$(.VARIABLES)),$(info $(list) $($(list))))
+all: ;
+";
+
+/// A library and what it is built on, by names without `libspdk_`.
 #[derive(Debug, PartialEq, Eq)]
 struct Library {
-    /// Without `libspdk_`.
     name: String,
     version: String,
     needed: Vec<String>,
 }
 
 /// Writes `lib/pkgconfig` of an installed SPDK and returns the names of its modules.
-pub(crate) fn write(prefix: &Path, runner: &mut Runner) -> Result<Vec<String>> {
+pub(crate) fn write(tree: &Tree, prefix: &Path, runner: &mut Runner) -> Result<Vec<String>> {
     let lib = prefix.join("lib");
-    let libraries = libraries(&lib, runner)?;
+    let makefile = tree.path("depdirs.mk");
+    fs::write(&makefile, MAKEFILE).map_err(|error| Error::io("write", &makefile, &error))?;
+    let mut make = tree.command("make");
+    make.arg("-sf").arg(&makefile).arg(format!("SPDK_ROOT_DIR={}", tree.path("").display()));
+    let lists = runner.run("reading what SPDK's libraries need", &mut make)?;
+    let libraries = libraries(&files_in(&lib)?, &lists);
+
     let config = prefix.join("include/dpdk/rte_build_config.h");
     let numa = fs::read_to_string(&config)
         .map_err(|error| Error::io("read", &config, &error))?
         .contains("#define RTE_EAL_NUMA_AWARE_HUGEPAGES 1");
-    let dpdk: Vec<&str> =
-        DPDK.iter().copied().filter(|name| lib.join(format!("lib{name}.so")).exists()).collect();
+    let there = |name: &&str| lib.join(format!("lib{name}.so")).exists();
+    let dpdk: Vec<&str> = DPDK.iter().copied().filter(there).collect();
     let dir = lib.join("pkgconfig");
     fs::create_dir_all(&dir).map_err(|error| Error::io("create", &dir, &error))?;
     let files = files(&libraries, &dpdk, numa);
@@ -57,40 +71,34 @@ pub(crate) fn write(prefix: &Path, runner: &mut Runner) -> Result<Vec<String>> {
     Ok(files.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Asks every shared library in `lib` what it is built on.
-fn libraries(lib: &Path, runner: &mut Runner) -> Result<Vec<Library>> {
-    let entries = fs::read_dir(lib).map_err(|error| Error::io("read", lib, &error))?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names
-        .filter_map(|file| Some(file.strip_prefix("libspdk_")?.strip_suffix(".so")?.to_owned()))
-        .collect();
+fn files_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).map_err(|error| Error::io("read", dir, &error))?;
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    let mut libraries = Vec::new();
-    for name in names {
-        let mut readelf = Command::new("readelf");
-        readelf.env("LC_ALL", "C").arg("-dW").arg(lib.join(format!("libspdk_{name}.so")));
-        let output = runner.run("reading SPDK's libraries", &mut readelf)?;
-        libraries.push(Library::from_dynamic_section(name, &output));
-    }
-    Ok(libraries)
+    Ok(names)
+}
+
+/// Joins the libraries named like `libspdk_bdev.so.3.0` with lists like `DEPDIRS-bdev log util`.
+fn libraries(files: &[String], lists: &[String]) -> Vec<Library> {
+    let split = |file: &String| {
+        let (name, version) = file.strip_prefix("libspdk_")?.split_once(".so.")?;
+        Some((name.to_owned(), version.to_owned()))
+    };
+    let named: Vec<(String, String)> = files.iter().filter_map(split).collect();
+    let library = |(name, version): &(String, String)| {
+        let list = lists.iter().find_map(|list| {
+            let (of, needed) = list.strip_prefix("DEPDIRS-")?.split_once(' ')?;
+            (of == name).then_some(needed)
+        });
+        let needed = list.unwrap_or("").split_whitespace().map(str::to_owned);
+        let needed = needed.filter(|needed| named.iter().any(|(name, _)| name == needed)).collect();
+        Library { name: name.clone(), version: version.clone(), needed }
+    };
+    named.iter().map(library).collect()
 }
 
 impl Library {
-    /// Reads the output of `readelf -d`.
-    fn from_dynamic_section(name: String, lines: &[String]) -> Self {
-        let value = |line: &str| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned());
-        let tagged = |tag: &'static str| {
-            let lines = lines.iter().filter(move |line| line.contains(tag));
-            lines.filter_map(move |line| value(line))
-        };
-        let soname = tagged("(SONAME)").next().unwrap_or_default();
-        let version = soname.split_once(".so.").map_or("0", |(_, version)| version);
-        let needed = tagged("(NEEDED)").filter_map(|file| {
-            Some(file.strip_prefix("libspdk_")?.split_once(".so")?.0.to_owned())
-        });
-        Library { name, version: version.to_owned(), needed: needed.collect() }
-    }
-
     /// What a program that links this one wants beside what the library itself needs.
     ///
     /// The calls of `*_rpc` are part of the libraries proper in later releases.
@@ -170,16 +178,19 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_dynamic_section() {
-        let lines = [
-            " 0x0000000000000001 (NEEDED)             Shared library: [libspdk_log.so.3.0]",
-            " 0x0000000000000001 (NEEDED)             Shared library: [libspdk_util.so.2.0]",
-            " 0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]",
-            " 0x000000000000000e (SONAME)             Library soname: [libspdk_conf.so.2.1]",
+    fn libraries_and_what_they_need() {
+        let files = [
+            "libspdk_bdev.a",
+            "libspdk_bdev.so",
+            "libspdk_bdev.so.3.0",
+            "libspdk_log.so.3.1",
+            "pkgconfig",
         ];
-        let read = Library::from_dynamic_section("conf".into(), &lines.map(str::to_owned));
-        let expected = Library { version: "2.1".into(), ..library("conf", &["log", "util"]) };
-        assert_eq!(read, expected);
+        let lists = ["DEPDIRS-bdev_null log", "DEPDIRS-bdev log rte_vhost", "DEPDIRS-log "];
+        let read = libraries(&files.map(str::to_owned), &lists.map(str::to_owned));
+        let bdev = Library { version: "3.0".into(), ..library("bdev", &["log"]) };
+        let log = Library { version: "3.1".into(), ..library("log", &[]) };
+        assert_eq!(read, [bdev, log]);
     }
 
     #[test]

@@ -73,11 +73,11 @@ impl IoCell {
     /// # Safety
     /// `io` was submitted to us and not yet completed; the channel lives until it is completed.
     #[inline]
-    pub(crate) unsafe fn init<'a>(
+    pub(crate) unsafe fn init(
         io: *mut sys::spdk_bdev_io,
-        channel: &'a ChannelCore,
+        channel: &ChannelCore,
         lent: Option<DmaRegion>,
-    ) -> &'a IoCell {
+    ) -> &IoCell {
         // SAFETY: `driver_ctx` is ours while the request is, is as long as `ctx_size` told, and is
         // aligned to 8.
         unsafe {

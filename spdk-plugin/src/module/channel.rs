@@ -341,10 +341,12 @@ impl IoCell {
     }
 }
 
+type OnChannel<B> = Box<dyn Fn(&<B as Bdev>::Channel) + Send + Sync>;
+
 /// What a `for_each_channel` carries around.
 struct ForEach<B: Bdev> {
     device: Arc<Device<B>>,
-    function: Box<dyn Fn(&B::Channel) + Send + Sync>,
+    function: OnChannel<B>,
     reply: Option<oneshot::Sender<()>>,
 }
 

@@ -5,12 +5,12 @@ use std::future::Future;
 use spdk_plugin_sys as sys;
 
 use super::Bdev;
-use crate::guard::catch;
 use super::cell::IoCell;
 use super::channel::{Channel, quiesce_all};
 use super::io::BdevIo;
 use super::kind::{IoKind, IoKinds};
 use super::status::{IoError, IoResult};
+use crate::guard::catch;
 
 /// Whether a module serves the kind of this number: what it overrides, and what the crate does for every
 /// module.
@@ -29,6 +29,7 @@ fn submits<B: Bdev>(bdev: &B, kind: IoKind) -> bool {
 macro_rules! handlers {
     ($($kind:ident => $method:ident,)*) => {
         /// The size of the module's largest future.
+        #[expect(clippy::extra_unused_lifetimes, reason = "the closures' arguments need a name for it")]
         pub(crate) fn largest<'a, B: Bdev>() -> usize {
             fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
                 size_of::<F>()

@@ -19,7 +19,7 @@
 //!     }
 //!
 //!     async fn read(&self, _channel: &(), mut io: BdevIo<'_>) -> IoResult {
-//! //!         io.bufs_mut().for_each(|buf| buf.fill(0));
+//!         io.bufs_mut().for_each(|buf| buf.fill(0));
 //!         Ok(())
 //!     }
 //! }

@@ -11,6 +11,7 @@ use super::device::{BdevHandle, Device, DeviceCore, destruct};
 use super::{Bdev, channel, handlers};
 use crate::guard::{catch, drop_caught};
 use crate::json;
+use crate::plugin;
 use crate::runtime::home::HomeRef;
 
 /// A module's name and its place in SPDK's table.
@@ -31,7 +32,6 @@ pub struct Registration(AtomicPtr<sys::spdkp_module>);
 
 impl Registration {
     #[doc(hidden)]
-    #[expect(clippy::new_without_default, reason = "a static needs the const function")]
     pub const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
@@ -77,8 +77,7 @@ pub(crate) fn register_module<B: Bdev>() -> bool {
 }
 
 unsafe extern "C" fn init() -> i32 {
-    // SAFETY: the bdev subsystem initialises its modules on the app thread.
-    unsafe { sys::spdkp_note_app_thread() };
+    plugin::started();
     0
 }
 

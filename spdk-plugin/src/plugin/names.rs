@@ -51,14 +51,12 @@ pub struct Claim {
     taken_by: *const c_char,
 }
 
-type ClaimFn = extern "C" fn(*mut Claim);
+type ClaimFn = extern "C" fn(&mut Claim);
 
 /// The shared table's answer. Not a person's to call.
 #[doc(hidden)]
-pub fn claim(claim: *mut Claim) {
+pub fn claim(claim: &mut Claim) {
     static TABLE: Mutex<Option<HashMap<String, CString>>> = Mutex::new(None);
-    // SAFETY: `ask` passes a live `Claim`, and nobody else knows the function.
-    let claim = unsafe { &mut *claim };
     let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
     let table = table.get_or_insert_default();
     let name = super::c_text(claim.name);
@@ -78,7 +76,7 @@ fn ask(name: &str, owner: Option<&str>) -> Option<String> {
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"spdk_plugin_claim_v1".as_ptr()) };
     let shared: ClaimFn = if symbol.is_null() {
         // An app does not export it, and is alone.
-        extern "C" fn own(question: *mut Claim) {
+        extern "C" fn own(question: &mut Claim) {
             claim(question);
         }
         own
@@ -93,7 +91,7 @@ fn ask(name: &str, owner: Option<&str>) -> Option<String> {
         owner: owner.as_ref().map_or(ptr::null(), |owner| owner.as_ptr()),
         taken_by: ptr::null(),
     };
-    shared(&raw mut question);
+    shared(&mut question);
     (!question.taken_by.is_null()).then(|| super::c_text(question.taken_by))
 }
 

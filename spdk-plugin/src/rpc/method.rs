@@ -12,6 +12,7 @@ use super::error::RpcError;
 use super::params;
 use crate::guard::catch;
 use crate::json;
+use crate::plugin;
 use crate::runtime::home::HomeRef;
 use crate::runtime::task::spawn;
 
@@ -153,8 +154,7 @@ fn run<R, F>(
     F: Future<Output = Result<R, RpcError>> + 'static,
 {
     let reply = Reply(request.0);
-    // SAFETY: SPDK dispatches requests on the app thread.
-    unsafe { sys::spdkp_note_app_thread() };
+    plugin::started();
     let Some(home) = HomeRef::current() else { return };
     home.get().enter(|| {
         // A panic drops the reply, which answers.

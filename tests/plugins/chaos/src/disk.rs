@@ -34,7 +34,7 @@ impl Bdev for Chaos {
         let poller = told("channel poller")
             .then(|| Poller::busy(|| panic!("chaos in a channel's poller")))
             .transpose()?;
-        Ok(Channel { _bomb: told("channel drop").then_some(Bomb), _poller: poller })
+        Ok(Channel { _bomb: told("channel drop").then(|| Bomb), _poller: poller })
     }
 
     async fn read(&self, _: &Channel, mut io: BdevIo<'_>) -> IoResult {
@@ -132,7 +132,7 @@ async fn create(params: Create) -> Result<String, RpcError> {
             PollStatus::Idle
         });
     }
-    let bomb = (params.panic == "bdev drop").then_some(Bomb);
+    let bomb = (params.panic == "bdev drop").then(|| Bomb);
     let chaos = Chaos { mischief: Mischief::new(params), store, _bomb: bomb };
     Ok(bdev.register(chaos).await?.name().to_owned())
 }

@@ -17,7 +17,7 @@ struct When {
 
 #[rpc(name = "chaos_call", aliases = ["chaos_alias"])]
 async fn call(params: When) -> Result<String, RpcError> {
-    let _bomb = (params.panic == "drop").then_some(Bomb);
+    let _bomb = (params.panic == "drop").then(|| Bomb);
     match params.panic.as_str() {
         "now" => panic!("chaos in a method"),
         "later" => {

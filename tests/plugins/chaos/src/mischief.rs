@@ -73,7 +73,7 @@ impl Mischief {
     }
 
     fn bomb(&self, kind: &str) -> Option<Bomb> {
-        (self.params.panic.strip_suffix(" drop") == Some(kind)).then_some(Bomb)
+        (self.params.panic.strip_suffix(" drop") == Some(kind)).then(|| Bomb)
     }
 }
 

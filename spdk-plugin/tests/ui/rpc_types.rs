@@ -1,0 +1,26 @@
+use spdk_plugin::rpc;
+use spdk_plugin::rpc::RpcError;
+
+struct NoSerde;
+
+#[rpc]
+async fn params_without_deserialize(_: NoSerde) -> Result<bool, RpcError> {
+    Ok(true)
+}
+
+#[rpc]
+async fn result_without_serialize() -> Result<NoSerde, RpcError> {
+    Ok(NoSerde)
+}
+
+#[rpc]
+async fn another_error() -> Result<bool, String> {
+    Ok(true)
+}
+
+#[rpc]
+async fn borrowed_params(name: &str) -> Result<bool, RpcError> {
+    Ok(name.is_empty())
+}
+
+fn main() {}
