@@ -23,6 +23,11 @@ pub fn prober() -> PathBuf {
     plugin("spdk-plugin-test-prober")
 }
 
+/// The plugin with the project's modules whose allocator counts; see [`Heap`].
+pub fn counting() -> PathBuf {
+    plugin("spdk-plugin-test-counting")
+}
+
 /// Whether the SPDK in use is that release or a later one.
 pub fn at_least(major: u32, minor: u32) -> bool {
     spdk().version().at_least(major, minor)
@@ -88,7 +93,7 @@ impl Outcome {
 
 /// Submits `ops` to a bdev at once, from a host with the [`prober`], and waits for all of them. Each is
 /// an object with `kind` (`read`, `compare_and_write`, `reset`...), and `offset`, `blocks`, `fill`,
-/// `no_buffer`, `source`, `target`.
+/// `no_buffer`, `source`, `target`, `repeat`.
 pub fn probe(host: &Host, bdev: &str, ops: &[Value]) -> Vec<Outcome> {
     let outcomes = host.call("prober_run", json!({ "bdev": bdev, "ops": ops }));
     outcomes.unwrap_or_else(|error| panic!("{error}\n{}", host.log()))
@@ -105,5 +110,21 @@ pub fn assert_logged(host: &Host, texts: &[&str]) {
     let log = host.log();
     for text in texts {
         assert!(log.contains(text), "the log lacks '{text}':\n{log}");
+    }
+}
+
+/// The heap of the [`counting`] plugin.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub struct Heap {
+    /// Calls of its allocator.
+    pub calls: u64,
+    /// Bytes in use.
+    pub live: i64,
+}
+
+impl Heap {
+    /// How it is now.
+    pub fn of(host: &Host) -> Self {
+        host.call("counting_heap", ()).unwrap()
     }
 }

@@ -102,7 +102,7 @@ fn request_panics(module: &str, kind: &str, op: Value) {
         }
         assert_logged(&host, &[&format!("bdev {panic}: a handler panicked")]);
     }
-    assert_eq!(host.log().matches(&format!("chaos in {kind}")).count(), 2, "{}", host.log());
+    assert_logged(&host, &[&format!("chaos in {kind}\n"), &format!("chaos in {kind} after")]);
     host.shutdown().unwrap();
 }
 

@@ -30,42 +30,50 @@ use super::channel::ChannelCore;
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
 use crate::guard::catch;
-use crate::runtime::home::{DisposeFn, Node, PollFn};
+use crate::runtime::home::{DisposeFn, Node, Rest};
 
 /// What the bdev layer reserves of every request for us. It is the maximum over all modules of the
 /// process times a pool of 64 Ki requests.
-const DRIVER_CTX: usize = 256;
+pub(crate) const DRIVER_CTX: usize = 256;
 /// A future up to this size lies in the request itself, a larger one in the channel's slab.
-pub(crate) const INLINE: usize = DRIVER_CTX - size_of::<IoCell>();
+pub(crate) const INLINE: usize = DRIVER_CTX - size_of::<IoCell>() - size_of::<Tail>();
 
-/// What we keep of a request that is with us.
+/// What we keep of a request that is with us. The future lies behind it and the [`Tail`] at the end,
+/// so that a request that never waits touches two cache lines.
 #[repr(C)]
 pub(crate) struct IoCell {
     pub(crate) node: Node,
     channel: *const ChannelCore,
-    /// Where the future lies, null when there is none (any more).
-    future: Cell<*mut u8>,
-    drop_future: Cell<unsafe fn(*mut u8)>,
     outcome: Cell<IoResult>,
     cdw0: Cell<u32>,
     /// Calls into SPDK whose callback has yet to come.
     children: Cell<u32>,
     marks: Cell<u8>,
-    /// The channel's list of pending requests.
-    pub(crate) prev: Cell<*const IoCell>,
-    pub(crate) next: Cell<*const IoCell>,
     /// Memory that a zcopy lends to the submitter, held from its start to its end.
     pub(crate) lent: Cell<Option<DmaRegion>>,
 }
 
+/// What only a request that waits has.
+#[repr(C)]
+struct Tail {
+    rest: Rest,
+    future: NonNull<u8>,
+    drop_future: unsafe fn(NonNull<u8>),
+    prev: Cell<*const IoCell>,
+    next: Cell<*const IoCell>,
+}
+
 /// `driver_ctx` is aligned to 8 bytes in SPDK 20.07 and to a cache line from 24.09.
-const _: () = assert!(align_of::<IoCell>() <= 8);
+const _: () = assert!(align_of::<IoCell>() <= 8 && align_of::<Tail>() <= 8);
+const _: () = assert!(size_of::<IoCell>() == 64);
 
 const IN_SUBMIT: u8 = 1;
 const LISTED: u8 = 2;
 const CANCELLED: u8 = 4;
 const ENDED: u8 = 8;
 const IN_SLAB: u8 = 16;
+/// The tail is set and its future alive.
+const WAITS: u8 = 32;
 
 impl IoCell {
     /// Makes the cell of a request that was just submitted to `channel`.
@@ -83,16 +91,12 @@ impl IoCell {
         unsafe {
             let cell = Self::of(io);
             cell.write(Self {
-                node: Node::new(poll_nothing),
+                node: Node::new(),
                 channel,
-                future: Cell::new(ptr::null_mut()),
-                drop_future: Cell::new(|_| ()),
                 outcome: Cell::new(Ok(())),
                 cdw0: Cell::new(0),
                 children: Cell::new(0),
                 marks: Cell::new(IN_SUBMIT),
-                prev: Cell::new(ptr::null()),
-                next: Cell::new(ptr::null()),
                 lent: Cell::new(lent),
             });
             &*cell
@@ -108,8 +112,8 @@ impl IoCell {
     /// The request that the cell lies in.
     #[inline]
     pub(crate) fn io(&self) -> *mut sys::spdk_bdev_io {
-        let this = ptr::from_ref(self).cast_mut().cast::<u8>();
-        this.wrapping_sub(sys::SPDKP_IO_DRIVER_CTX as usize).cast()
+        let at = ptr::from_ref(self).addr() - sys::SPDKP_IO_DRIVER_CTX as usize;
+        ptr::with_exposed_provenance_mut(at)
     }
 
     #[inline]
@@ -161,99 +165,150 @@ impl IoCell {
         if self.children.get() > 0 { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Builds the handler's future in its place and polls it once.
+    /// Builds the handler's future in its place and polls it once. True: the request has ended.
     ///
     /// # Safety
     /// Called once for a cell, in its `submit_request`. What the future borrows outlives the request.
     #[inline]
-    pub(crate) unsafe fn start<F: Future<Output = IoResult>>(&self, make: impl FnOnce() -> F) {
+    pub(crate) unsafe fn start<F: Future<Output = IoResult>>(
+        &self,
+        make: impl FnOnce() -> F,
+    ) -> bool {
         let Some(place) = self.place::<F>() else {
             // SAFETY: there is no future and no child.
             return unsafe { self.end_now(Err(IoError::NoMemory)) };
         };
-        self.node.poll.set(const { poll::<F> as PollFn });
+        // SAFETY: given a place that holds an `F`, once.
+        let drop_future: unsafe fn(NonNull<u8>) = |place| unsafe { place.cast::<F>().drop_in_place() };
+        let alive = Cell::new(false);
         let first = |cx: &mut Context<'_>| {
-            self.step(|| {
-                // SAFETY: the place is as large and as aligned as `F` asks, and ours alone.
-                let future = unsafe {
+            let polled = catch("an I/O handler", || {
+                // SAFETY: the place is as large and as aligned as `F` asks, and ours alone. The future
+                // does not move until it is dropped there.
+                unsafe {
                     place.cast::<F>().write(make());
-                    &mut *place.cast::<F>().as_ptr()
-                };
-                self.future.set(place.as_ptr());
-                // SAFETY: `drop_future` is only ever given a place that holds an `F`.
-                self.drop_future.set(|place| unsafe { place.cast::<F>().drop_in_place() });
-                // SAFETY: the future does not move until it is dropped in its place.
-                unsafe { Pin::new_unchecked(future) }.poll(cx)
-            })
+                    alive.set(true);
+                    let polled = Pin::new_unchecked(place.cast::<F>().as_mut()).poll(cx);
+                    if polled.is_ready() {
+                        alive.set(false);
+                        place.cast::<F>().drop_in_place();
+                    }
+                    polled
+                }
+            });
+            match polled {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(outcome)) => self.end(place, outcome),
+                Err(_) => self.broken(place, alive.get().then_some(drop_future)),
+            }
+        };
+        let keep = |rest| {
+            self.mark(WAITS);
+            let (prev, next) = (Cell::new(ptr::null()), Cell::new(ptr::null()));
+            // SAFETY: the tail's room is ours alone and aligned, as its size and the context's are
+            // multiples of 8.
+            unsafe {
+                self.tail().write(Tail { rest, future: place, drop_future, prev, next });
+                &raw const (*self.tail()).rest
+            }
         };
         // SAFETY: the node was just made and belongs to the channel's home, on whose thread we are.
-        unsafe { self.channel().home().poll_with(&self.node, first) };
+        let ended = unsafe { self.channel().home().poll_first(&self.node, first, keep, poll::<F>) };
+        if ended {
+            self.ended_in_submit();
+        }
+        ended
     }
 
-    /// Runs one poll of the future; when that ends it, drops it and notes the outcome.
+    /// Puts an ended request on the batch, as completing it within its own `submit_request` would cost a
+    /// message, or leaves it to the callback of its last child.
     #[inline]
-    fn step(&self, poll: impl FnOnce() -> Poll<IoResult>) -> Poll<DisposeFn> {
-        let polled = catch("an I/O handler", || {
-            let Poll::Ready(outcome) = poll() else { return Poll::Pending };
-            self.drop_future();
-            Poll::Ready(outcome)
-        });
-        match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(outcome)) => self.outcome.set(outcome),
-            Err(_) => {
-                self.channel().device().poison();
-                // What is left of the future, if it was its poll that panicked.
-                let _ = catch("an I/O handler's drop", || self.drop_future());
-                self.outcome.set(Err(IoError::Failed));
-            }
+    fn ended_in_submit(&self) {
+        if self.children.get() == 0 {
+            self.channel().home().push_done(&self.node);
+        }
+    }
+
+    fn tail(&self) -> *mut Tail {
+        self.at(DRIVER_CTX - size_of::<Tail>()).cast()
+    }
+
+    /// The byte of `driver_ctx` at `offset`. The reference to the cell reaches only the cell, so the
+    /// pointer is made anew: SPDK's memory is exposed, as it came from C.
+    #[inline]
+    fn at(&self, offset: usize) -> *mut u8 {
+        ptr::with_exposed_provenance_mut(ptr::from_ref(self).addr() + offset)
+    }
+
+    /// The tail of a request that has one.
+    fn waiting(&self) -> &Tail {
+        assert!(self.has(WAITS), "a request that waits has a tail");
+        // SAFETY: set by `start` before the request was first seen waiting.
+        unsafe { &*self.tail() }
+    }
+
+    /// The future is over and dropped: notes how the request ends.
+    #[inline]
+    fn end(&self, place: NonNull<u8>, outcome: IoResult) -> Poll<()> {
+        self.outcome.set(outcome);
+        if self.has(IN_SLAB) {
+            self.channel().slab.give(place);
         }
         self.mark(ENDED);
-        Poll::Ready(settle)
+        Poll::Ready(())
     }
 
-    /// Drops the future if there is one.
-    #[inline]
-    fn drop_future(&self) {
-        let place = self.future.replace(ptr::null_mut());
-        let Some(place) = NonNull::new(place) else { return };
-        // The place goes back also when the future's drop panics: what is left of it is never touched.
-        let _give = self.has(IN_SLAB).then(|| GiveBack { slab: &self.channel().slab, place });
-        // SAFETY: the place holds the future, and as the cell has forgotten it, this is its one drop.
-        unsafe { (self.drop_future.get())(place.as_ptr()) };
+    /// The handler has panicked: drops what is left of its future and fails the request.
+    #[cold]
+    fn broken(
+        &self,
+        place: NonNull<u8>,
+        drop_future: Option<unsafe fn(NonNull<u8>)>,
+    ) -> Poll<()> {
+        self.channel().device().poison();
+        if let Some(drop_future) = drop_future {
+            // SAFETY: the place holds the future, and this is its one drop.
+            let _ = catch("an I/O handler's drop", || unsafe { drop_future(place) });
+        }
+        self.end(place, Err(IoError::Failed))
     }
 
-    /// Ends a request that has no future, in its `submit_request`.
+    /// Ends a request that has no future, in its `submit_request`. True, as [`start`](Self::start).
     ///
     /// # Safety
     /// As for [`start`](Self::start).
     #[inline]
-    pub(crate) unsafe fn end_now(&self, outcome: IoResult) {
+    pub(crate) unsafe fn end_now(&self, outcome: IoResult) -> bool {
         self.outcome.set(outcome);
         self.mark(ENDED);
-        // SAFETY: there is no future and no child.
-        unsafe { self.settle() };
+        self.ended_in_submit();
+        true
     }
 
-    /// `submit_request` returns: from here on the request is completed where it ends.
-    #[inline]
+    /// `submit_request` returns with the request not ended: from here on it is completed where it ends.
     pub(crate) fn left_submit(&self) {
+        self.unmark(IN_SUBMIT);
         if !self.has(ENDED) {
             self.mark(LISTED);
             self.channel().pending.push(self);
         }
-        self.unmark(IN_SUBMIT);
     }
 
     #[inline]
     fn place<F>(&self) -> Option<NonNull<u8>> {
         const { assert!(align_of::<F>() <= 16, "a handler's future may be aligned to 16 at most") };
         if size_of::<F>() <= INLINE && align_of::<F>() <= align_of::<IoCell>() {
-            let place = ptr::from_ref(self).wrapping_add(1).cast_mut().cast();
-            return NonNull::new(place);
+            return NonNull::new(self.at(size_of::<Self>()));
         }
+        let place = self.channel().slab.take()?;
         self.mark(IN_SLAB);
-        self.channel().slab.take()
+        Some(place)
+    }
+
+    /// The neighbours on the channel's list of pending requests.
+    pub(crate) fn links(&self) -> (&Cell<*const IoCell>, &Cell<*const IoCell>) {
+        let tail = self.waiting();
+        (&tail.prev, &tail.next)
     }
 
     /// Asks for the request to end as aborted. False if it has ended already.
@@ -299,24 +354,35 @@ impl IoCell {
     }
 }
 
-unsafe fn poll_nothing(_: *const Node, _: &mut Context<'_>) -> Poll<DisposeFn> {
-    Poll::Pending
-}
-
 unsafe fn poll<F: Future<Output = IoResult>>(
     node: *const Node,
     cx: &mut Context<'_>,
 ) -> Poll<DisposeFn> {
     // SAFETY: the node is the first field of a cell whose request is with us.
     let cell = unsafe { &*node.cast::<IoCell>() };
-    cell.step(|| {
-        if cell.has(CANCELLED) {
-            return Poll::Ready(Err(IoError::Aborted));
+    let (place, drop_future) = (cell.waiting().future, cell.waiting().drop_future);
+    let alive = Cell::new(true);
+    let polled = catch("an I/O handler", || {
+        let polled = if cell.has(CANCELLED) {
+            Poll::Ready(Err(IoError::Aborted))
+        } else {
+            // SAFETY: the place holds the future, which does not move until it is dropped there; only
+            // its poll, which does not nest, makes a reference to it.
+            unsafe { Pin::new_unchecked(place.cast::<F>().as_mut()) }.poll(cx)
+        };
+        if polled.is_ready() {
+            alive.set(false);
+            // SAFETY: nobody looks there again.
+            unsafe { drop_future(place) };
         }
-        // SAFETY: the place holds the future, which does not move until it is dropped there; only
-        // its poll, which does not nest, makes a reference to it.
-        unsafe { Pin::new_unchecked(&mut *cell.future.get().cast::<F>()) }.poll(cx)
-    })
+        polled
+    });
+    let ended = match polled {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(outcome)) => cell.end(place, outcome),
+        Err(_) => cell.broken(place, alive.get().then_some(drop_future)),
+    };
+    ended.map(|()| settle as DisposeFn)
 }
 
 unsafe fn settle(node: *const Node) {
@@ -368,17 +434,5 @@ unsafe fn complete_failed(io: *mut sys::spdk_bdev_io, error: IoError) {
             }
             IoError::Errno(errno) => sys::spdkp_io_complete_errno(io, errno),
         }
-    }
-}
-
-/// Gives a future's place back to the slab when it goes out of scope.
-struct GiveBack<'a> {
-    slab: &'a super::slab::Slab,
-    place: NonNull<u8>,
-}
-
-impl Drop for GiveBack<'_> {
-    fn drop(&mut self) {
-        self.slab.give(self.place);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct ChannelCore {
     closed: Cell<bool>,
     /// A reset that waits here for all other requests to end.
     quiet: Cell<*mut sys::spdk_io_channel_iter>,
+    /// Someone waits for requests to end: `closed` or `quiet` is set.
+    awaited: Cell<bool>,
     free: unsafe fn(*const ChannelCore),
     pub(crate) pending: Pending,
     pub(crate) slab: Slab,
@@ -52,26 +54,28 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn push(&self, cell: &IoCell) {
         let last = self.last.replace(cell);
-        cell.prev.set(last);
-        cell.next.set(ptr::null());
+        let (prev, next) = cell.links();
+        prev.set(last);
+        next.set(ptr::null());
         if last.is_null() {
             self.first.set(cell);
         } else {
             // SAFETY: a listed cell is alive: it leaves the list before its request is completed.
-            unsafe { (*last).next.set(cell) };
+            unsafe { (*last).links().1.set(cell) };
         }
     }
 
     pub(crate) fn remove(&self, cell: &IoCell) {
-        let (prev, next) = (cell.prev.get(), cell.next.get());
+        let (prev, next) = cell.links();
+        let (prev, next) = (prev.get(), next.get());
         // SAFETY: the neighbours of a listed cell are listed and so alive.
         unsafe {
             match prev.as_ref() {
-                Some(prev) => prev.next.set(next),
+                Some(prev) => prev.links().1.set(next),
                 None => self.first.set(next),
             }
             match next.as_ref() {
-                Some(next) => next.prev.set(prev),
+                Some(next) => next.links().0.set(prev),
                 None => self.last.set(prev),
             }
         }
@@ -83,7 +87,7 @@ impl Pending {
         std::iter::from_fn(move || {
             // SAFETY: a listed cell is alive.
             let cell = unsafe { at.as_ref()? };
-            at = cell.next.get();
+            at = cell.links().1.get();
             Some(cell)
         })
     }
@@ -122,10 +126,20 @@ impl ChannelCore {
         let channel = unsafe { &*this };
         let left = channel.inflight.get() - 1;
         channel.inflight.set(left);
-        if !channel.quiet.get().is_null() {
-            channel.tell_quiet();
+        if channel.awaited.get() {
+            // SAFETY: says the caller.
+            unsafe { Self::tell_awaiting(this) };
         }
-        if left == 0 && channel.closed.get() {
+    }
+
+    /// # Safety
+    /// As for [`request_ended`](Self::request_ended).
+    #[cold]
+    unsafe fn tell_awaiting(this: *const Self) {
+        // SAFETY: not freed yet, says the caller.
+        let channel = unsafe { &*this };
+        channel.tell_quiet();
+        if channel.inflight.get() == 0 && channel.closed.get() {
             // SAFETY: SPDK has let go of it, and that was its last request.
             unsafe { (channel.free)(this) };
         }
@@ -142,14 +156,15 @@ impl ChannelCore {
     fn quiesce(&self, iter: *mut sys::spdk_io_channel_iter) {
         self.cancel_all();
         self.quiet.set(iter);
+        self.awaited.set(true);
         self.tell_quiet();
     }
 
-    #[cold]
     fn tell_quiet(&self) {
         if self.inflight.get() > self.resets.get() {
             return;
         }
+        self.awaited.set(self.closed.get());
         let iter = self.quiet.replace(ptr::null_mut());
         if !iter.is_null() {
             // SAFETY: the iteration stands at this channel until it is told to go on, once.
@@ -245,6 +260,7 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
                 resets: Cell::new(0),
                 closed: Cell::new(false),
                 quiet: Cell::new(ptr::null_mut()),
+                awaited: Cell::new(false),
                 free: free::<B>,
                 pending: Pending { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) },
                 slab,
@@ -264,6 +280,7 @@ pub(crate) unsafe extern "C" fn destroy<B: Bdev>(_io_device: *mut c_void, ctx: *
     let channel: &ChannelCore = unsafe { &*ctx.cast::<*const ChannelCore>().read() };
     channel.home().enter(|| {
         channel.closed.set(true);
+        channel.awaited.set(true);
         if channel.inflight.get() == 0 {
             // SAFETY: SPDK has let go of it, and no request is left.
             unsafe { free::<B>(channel) };
@@ -327,12 +344,14 @@ unsafe fn serve<B: Bdev>(channel: *mut sys::spdk_io_channel, io: *mut sys::spdk_
     let channel = unsafe { channel_of::<B>(channel) };
     let core = channel.core();
     core.request_started();
-    core.home().enter(|| {
+    let ended = core.home().enter(|| {
         // SAFETY: the request is with us, and the channel counts it.
         unsafe { handlers::submit(channel, io) }
     });
-    // SAFETY: what ends within its `submit_request` waits for the batch, so the cell is there.
-    unsafe { (*IoCell::of(io)).left_submit() };
+    if !ended {
+        // SAFETY: what ends within its `submit_request` waits for the batch, so the cell is there.
+        unsafe { (*IoCell::of(io)).left_submit() };
+    }
 }
 
 impl IoCell {

@@ -55,7 +55,11 @@ macro_rules! handlers {
         }
 
         #[inline]
-        unsafe fn dispatch<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+        unsafe fn dispatch<B: Bdev>(
+            channel: &Channel<B>,
+            cell: &IoCell,
+            kind: IoKind,
+        ) -> bool {
             let bdev = &channel.device.user;
             let io = || BdevIo::new(cell);
             // SAFETY: each arm ends the function, so a cell is started once; the bdev and the channel
@@ -97,12 +101,12 @@ handlers! {
 }
 
 /// What has no method of its own in this module.
-unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) -> bool {
     // SAFETY: as in `dispatch`.
     unsafe {
         match kind {
             _ if submits(&channel.device.user, kind) => {
-                cell.start(|| channel.device.user.submit(&channel.user, BdevIo::new(cell)));
+                cell.start(|| channel.device.user.submit(&channel.user, BdevIo::new(cell)))
             }
             IoKind::Reset => cell.start(|| reset(channel, cell)),
             IoKind::Abort => cell.end_now(abort(channel, cell)),
@@ -111,12 +115,15 @@ unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
     }
 }
 
-/// Serves a request.
+/// Serves a request. True: it has ended and waits to be completed.
 ///
 /// # Safety
 /// The request was just submitted to the channel, which counts it and on whose thread we are.
 #[inline]
-pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
+pub(crate) unsafe fn submit<B: Bdev>(
+    channel: &Channel<B>,
+    io: *mut sys::spdk_bdev_io,
+) -> bool {
     // SAFETY: says the caller. What an ended zcopy had lent lies where its start has put it.
     unsafe {
         let kind_at = io.cast::<u8>().wrapping_add(sys::SPDKP_IO_TYPE as usize);

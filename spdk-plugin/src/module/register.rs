@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use spdk_plugin_sys as sys;
 
-use super::cell::{INLINE, IoCell};
+use super::cell::DRIVER_CTX;
 use super::device::{BdevHandle, Device, DeviceCore, destruct};
 use super::{Bdev, channel, handlers};
 use crate::guard::{catch, drop_caught};
@@ -62,7 +62,7 @@ pub(crate) fn register_module<B: Bdev>() -> bool {
     let ops = sys::spdkp_module_ops {
         init: Some(init),
         fini: Some(fini),
-        ctx_size: Some(ctx_size::<B>),
+        ctx_size: Some(ctx_size),
         destruct: Some(destruct),
         submit_request: Some(channel::submit::<B>),
         io_type_supported: Some(io_type_supported::<B>),
@@ -83,9 +83,8 @@ unsafe extern "C" fn init() -> i32 {
 
 unsafe extern "C" fn fini() {}
 
-unsafe extern "C" fn ctx_size<B: Bdev>() -> i32 {
-    let size = size_of::<IoCell>() + handlers::largest::<B>().min(INLINE);
-    i32::try_from(size).unwrap_or(i32::MAX)
+unsafe extern "C" fn ctx_size() -> i32 {
+    const { DRIVER_CTX as i32 }
 }
 
 unsafe extern "C" fn io_type_supported<B: Bdev>(

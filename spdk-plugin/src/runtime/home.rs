@@ -32,9 +32,15 @@ const DRAIN_BUDGET: u32 = 128;
 #[repr(C)]
 pub(crate) struct Node {
     next: Cell<*const Node>,
-    pub(crate) poll: Cell<PollFn>,
-    slot: Cell<Option<&'static Slot>>,
+    /// What is needed to poll it again: set before it is first queued.
+    rest: Cell<*const Rest>,
     flags: Cell<u8>,
+}
+
+/// The part of a node that one which ends in its first poll never touches.
+pub(crate) struct Rest {
+    poll: PollFn,
+    slot: &'static Slot,
 }
 
 /// Polls what the node belongs to. `Ready`: it has ended, and the function disposes of the node once
@@ -48,12 +54,13 @@ const QUEUED: u8 = 2;
 const WOKEN: u8 = 4;
 
 impl Node {
-    pub(crate) fn new(poll: PollFn) -> Self {
+    /// A node that is about to be polled for the first time, by [`Home::poll_first`].
+    #[inline]
+    pub(crate) fn new() -> Self {
         Self {
             next: Cell::new(ptr::null()),
-            poll: Cell::new(poll),
-            slot: Cell::new(None),
-            flags: Cell::new(0),
+            rest: Cell::new(ptr::null()),
+            flags: Cell::new(RUNNING),
         }
     }
 }
@@ -251,51 +258,59 @@ impl Home {
         }
     }
 
-    /// Polls the node once.
+    /// Polls a node that was queued.
     ///
     /// # Safety
-    /// The node is alive, not queued, not running, and belongs to this home.
+    /// The node is alive, not queued, not running, and belongs to this home; `rest` is set.
     unsafe fn poll(&'static self, node: *const Node) {
-        // SAFETY: the caller's promise; the function is the one that the node's owner set for it.
-        unsafe { self.poll_with(node, |cx| ((*node).poll.get())(node, cx)) }
+        // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
+        let (node_ref, rest) = unsafe { (&*node, &*(*node).rest.get()) };
+        node_ref.flags.set(RUNNING);
+        let waker = rest.slot.waker();
+        // SAFETY: the function is the one that the node's owner set for it.
+        let polled = unsafe { (rest.poll)(node, &mut Context::from_waker(&waker)) };
+        if let Poll::Ready(dispose) = polled {
+            self.release(rest.slot);
+            // SAFETY: the node's owner named the function, and no waker finds the node any more.
+            return unsafe { dispose(node) };
+        }
+        self.polled(node_ref);
     }
 
-    /// Polls the node once, by `poll` in place of its own function.
+    /// Polls a new node by `poll`; when it has to wait, `keep` puts what is needed to go on into its
+    /// place in the node's owner. True: it has ended, and no waker finds it any more.
     ///
     /// # Safety
-    /// As for [`poll`](Self::poll).
+    /// The node is new, belongs to this home and stays alive until it has ended; what `keep` returns
+    /// stays where it is as long.
     #[inline]
-    pub(crate) unsafe fn poll_with(
+    pub(crate) unsafe fn poll_first(
         &'static self,
-        node: *const Node,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<DisposeFn>,
-    ) {
-        // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
-        let node_ref = unsafe { &*node };
-        node_ref.flags.set(RUNNING);
-        let slot = node_ref.slot.get().unwrap_or_else(|| self.attach(node_ref));
-        let waker = slot.waker();
-        let polled = poll(&mut Context::from_waker(&waker));
-        if let Poll::Ready(dispose) = polled {
-            self.release(slot);
-            // SAFETY: the node's owner named the function, and no waker finds the node any more.
-            unsafe { dispose(node) };
-            return;
-        }
-        let woken = node_ref.flags.get() & WOKEN != 0;
-        node_ref.flags.set(0);
-        if woken {
-            self.schedule(node_ref);
-        }
-    }
-
-    #[inline]
-    fn attach(&'static self, node: &Node) -> &'static Slot {
+        node: &Node,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+        keep: impl FnOnce(Rest) -> *const Rest,
+        then: PollFn,
+    ) -> bool {
         let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
         self.free_slots.set(slot.next_free.get());
         slot.node.set(node);
-        node.slot.set(Some(slot));
-        slot
+        let waker = slot.waker();
+        if poll(&mut Context::from_waker(&waker)).is_ready() {
+            self.release(slot);
+            return true;
+        }
+        node.rest.set(keep(Rest { poll: then, slot }));
+        self.polled(node);
+        false
+    }
+
+    /// The node has been polled and waits.
+    #[inline]
+    fn polled(&'static self, node: &Node) {
+        let woken = node.flags.replace(0) & WOKEN != 0;
+        if woken {
+            self.schedule(node);
+        }
     }
 
     #[inline]

@@ -1,16 +1,18 @@
 //! Tasks: futures that an SPDK thread runs by itself. Stands on `spdk/thread.h`.
 
 use std::future::Future;
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::task::{Context, Poll};
 
-use super::home::{DisposeFn, HomeRef, Node};
+use super::home::{DisposeFn, HomeRef, Node, Rest};
 use crate::guard::{catch, drop_caught};
 
 /// A future on the heap. The node comes first, so that the run queue's pointer is the task's.
 #[repr(C)]
 struct Task<F> {
     node: Node,
+    rest: MaybeUninit<Rest>,
     home: HomeRef,
     what: &'static str,
     future: Option<F>,
@@ -23,11 +25,19 @@ pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
     what: &'static str,
     future: F,
 ) {
-    let node = Node::new(poll::<F>);
-    let queue = home.get();
-    let task = Box::into_raw(Box::new(Task { node, home, what, future: Some(future) }));
+    let (queue, rest) = (home.get(), MaybeUninit::uninit());
+    let task = Task { node: Node::new(), rest, home, what, future: Some(future) };
+    let task = Box::into_raw(Box::new(task));
+    // A first poll that only asks for the next one.
+    let ask = |cx: &mut Context<'_>| {
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    };
     // SAFETY: the task was just made; `dispose` frees it after its last poll.
-    queue.schedule(unsafe { &(*task).node });
+    unsafe {
+        let keep = |rest| (*ptr::addr_of_mut!((*task).rest)).write(rest) as *const Rest;
+        queue.poll_first(&(*task).node, ask, keep, poll::<F>);
+    }
 }
 
 unsafe fn poll<F: Future<Output = ()>>(node: *const Node, cx: &mut Context<'_>) -> Poll<DisposeFn> {

@@ -38,6 +38,8 @@ pub(crate) struct Op {
     /// The number of the request that an abort is about.
     #[serde(default)]
     pub(crate) target: usize,
+    /// How often it is submitted.
+    repeat: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -73,9 +75,11 @@ async fn run(params: Run) -> Result<Vec<Outcome>, RpcError> {
     let mut waits: Vec<oneshot::Receiver<Outcome>> = Vec::new();
     let mut submitted = Vec::new();
     for op in &params.ops {
-        let (send, receive) = oneshot::channel();
-        waits.push(receive);
-        submitted.push(open.submit(op, send, &submitted));
+        for _ in 0..op.repeat.unwrap_or(1) {
+            let (send, receive) = oneshot::channel();
+            waits.push(receive);
+            submitted.push(open.submit(op, send, &submitted));
+        }
     }
     let mut outcomes = Vec::new();
     for wait in waits {
