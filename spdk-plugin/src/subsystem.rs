@@ -34,7 +34,7 @@ use crate::runtime::task::spawn;
 /// A subsystem. Mark the implementation with [`#[subsystem]`](crate::subsystem), which registers it.
 ///
 /// SPDK starts it after what it depends on and stops it before. Its own RPCs are plain
-/// [`#[rpc]`](crate::rpc)s; with `state = "startup"` they configure it before it starts, when the
+/// [`#[rpc]`](macro@crate::rpc)s; with `state = "startup"` they configure it before it starts, when the
 /// program was given `--wait-for-rpc`.
 pub trait Subsystem: 'static {
     /// How long `init` and `fini` may each take. After that the start fails, and the stop goes on

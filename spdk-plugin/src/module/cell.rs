@@ -1,20 +1,27 @@
-//! One I/O request of ours: what lies in its `driver_ctx`. Stands on `spdk/bdev_module.h`.
+//! One I/O request of ours, while its handler runs and until it is completed. Stands on
+//! `spdk/bdev_module.h`.
 //!
 //! ```text
-//!  submit_request                    (1) build the handler's future in place, poll it
+//!  submit_request                    (1) build the handler's future in a frame, poll it
 //!       |
-//!       +-- (2) ready -------------> ended --+-- children in flight: (5) the last one settles
-//!       |                              ^     |
-//!       +-- (3) pending, on the        |     +-- inside its own submit_request: (6) done batch,
-//!             channel's list           |     |      which the home's poller completes
-//!               |                      |     |
-//!               +-- (4) woken, polled -+     +-- otherwise: (7) completed here and now
+//!       +-- (2) ready --> ended, (6) to the batch that the home's poller completes
+//!       |
+//!       +-- (3) pending, on the channel's list
+//!               |
+//!               +-- (4) woken, polled --> ended --+-- children in flight: (5) the last one settles
+//!                                                 |
+//!                                                 +-- otherwise: (7) completed here and now
 //! ```
 //! Cancelling (an abort, a reset) is a wake with the `cancelled` mark: the poll drops the future
 //! instead. So a future is only ever dropped by its own poll, and never while it runs.
+//!
+//! The frame, [`IoCell`] and future, lies in the channel's slab, whose last freed place is the next one
+//! taken: a handler that never waits runs in memory that is in the cache. The request itself, one of
+//! many in flight, is touched for its [`Record`] alone, when it has ended.
 
 use std::cell::Cell;
 use std::future::Future;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
@@ -27,98 +34,159 @@ use sys::{
 };
 
 use super::channel::ChannelCore;
+use super::io::BdevIo;
+use super::kind::IoKind;
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
 use crate::guard::catch;
-use crate::runtime::home::{DisposeFn, Node, Rest};
+use crate::runtime::home::{DisposeFn, Link, Node, Rest};
 
-/// What the bdev layer reserves of every request for us. It is the maximum over all modules of the
-/// process times a pool of 64 Ki requests.
-pub(crate) const DRIVER_CTX: usize = 256;
-/// A future up to this size lies in the request itself, a larger one in the channel's slab.
-pub(crate) const INLINE: usize = DRIVER_CTX - size_of::<IoCell>() - size_of::<Tail>();
-
-/// What we keep of a request that is with us. The future lies behind it and the [`Tail`] at the end,
-/// so that a request that never waits touches two cache lines.
+/// What lies in a request's `driver_ctx`: how it ended, and what a zcopy has lent.
 #[repr(C)]
+pub(crate) struct Record {
+    link: Link,
+    channel: *const ChannelCore,
+    outcome: IoResult,
+    /// Set for a zcopy alone, from its start to its end.
+    lent: MaybeUninit<Cell<Option<DmaRegion>>>,
+}
+
+/// What the bdev layer reserves of every request for us: the maximum over all modules of the process,
+/// times a pool of 64 Ki requests.
+pub(crate) const DRIVER_CTX: usize = size_of::<Record>();
+
+/// `driver_ctx` is aligned to 8 bytes in SPDK 20.07, with three words to the end of its cache line, and
+/// to a cache line from 24.09.
+const _: () = assert!(align_of::<Record>() <= 8 && std::mem::offset_of!(Record, lent) <= 24);
+
+impl Record {
+    /// The record's place in a request of ours.
+    #[inline]
+    pub(crate) fn of(io: *mut sys::spdk_bdev_io) -> *mut Self {
+        io.cast::<u8>().wrapping_add(sys::SPDKP_IO_DRIVER_CTX as usize).cast()
+    }
+
+    /// What a zcopy has lent.
+    ///
+    /// # Safety
+    /// The request is a zcopy that is with us, and [`init_lent`](Self::init_lent) was called at its
+    /// start.
+    #[inline]
+    pub(crate) unsafe fn lent<'a>(io: *mut sys::spdk_bdev_io) -> &'a Cell<Option<DmaRegion>> {
+        // SAFETY: says the caller.
+        unsafe { (*Self::of(io)).lent.assume_init_ref() }
+    }
+
+    /// A zcopy starts, with nothing lent.
+    ///
+    /// # Safety
+    /// The request is a zcopy that was just submitted to us.
+    pub(crate) unsafe fn init_lent(io: *mut sys::spdk_bdev_io) {
+        // SAFETY: `driver_ctx` is ours while the request is, as long as `ctx_size` told, and aligned.
+        unsafe { (&raw mut (*Self::of(io)).lent).write(MaybeUninit::new(Cell::new(None))) };
+    }
+
+    /// Notes how the request ended, to be completed next.
+    ///
+    /// # Safety
+    /// The request is with us.
+    #[inline]
+    unsafe fn note<'a>(
+        io: *mut sys::spdk_bdev_io,
+        channel: *const ChannelCore,
+        outcome: IoResult,
+    ) -> &'a Link {
+        let record = Self::of(io);
+        // SAFETY: as in `init_lent`; what is lent stays.
+        unsafe {
+            (&raw mut (*record).link).write(Link::new());
+            (&raw mut (*record).channel).write(channel);
+            (&raw mut (*record).outcome).write(outcome);
+            &(*record).link
+        }
+    }
+
+    /// Puts a request that ends in its `submit_request` on the batch: completing it there would cost the
+    /// bdev layer a message.
+    ///
+    /// # Safety
+    /// The request is with us, was counted by the channel, and nothing of it is in flight.
+    #[inline]
+    pub(crate) unsafe fn end_in_submit(
+        io: *mut sys::spdk_bdev_io,
+        channel: &ChannelCore,
+        outcome: IoResult,
+    ) {
+        // SAFETY: says the caller; the batch completes it once.
+        channel.home().push_done(unsafe { Self::note(io, channel, outcome) });
+    }
+}
+
+/// A request while its handler runs. The future lies behind it.
+#[repr(C, align(16))]
 pub(crate) struct IoCell {
     pub(crate) node: Node,
+    io: *mut sys::spdk_bdev_io,
     channel: *const ChannelCore,
-    outcome: Cell<IoResult>,
     cdw0: Cell<u32>,
     /// Calls into SPDK whose callback has yet to come.
     children: Cell<u32>,
     marks: Cell<u8>,
-    /// Memory that a zcopy lends to the submitter, held from its start to its end.
-    pub(crate) lent: Cell<Option<DmaRegion>>,
+    /// How it ends, once it has.
+    outcome: Cell<IoResult>,
+    /// What only a request that waits has.
+    rest: Cell<MaybeUninit<Rest>>,
+    drop_future: Cell<MaybeUninit<DropFn>>,
+    pub(crate) prev: Cell<*const IoCell>,
+    pub(crate) next: Cell<*const IoCell>,
 }
 
-/// What only a request that waits has.
-#[repr(C)]
-struct Tail {
-    rest: Rest,
-    future: NonNull<u8>,
-    drop_future: unsafe fn(NonNull<u8>),
-    prev: Cell<*const IoCell>,
-    next: Cell<*const IoCell>,
-}
+type DropFn = unsafe fn(NonNull<u8>);
 
-/// `driver_ctx` is aligned to 8 bytes in SPDK 20.07 and to a cache line from 24.09.
-const _: () = assert!(align_of::<IoCell>() <= 8 && align_of::<Tail>() <= 8);
-const _: () = assert!(size_of::<IoCell>() == 64);
+/// What a frame takes beyond its future.
+pub(crate) const FRAME: usize = size_of::<IoCell>();
 
-const IN_SUBMIT: u8 = 1;
-const LISTED: u8 = 2;
-const CANCELLED: u8 = 4;
-const ENDED: u8 = 8;
-const IN_SLAB: u8 = 16;
-/// The tail is set and its future alive.
-const WAITS: u8 = 32;
+const CANCELLED: u8 = 1;
+/// The future is over.
+const ENDED: u8 = 2;
 
 impl IoCell {
-    /// Makes the cell of a request that was just submitted to `channel`.
+    /// Makes the cell of a request that was just submitted to `channel`. `None`: as many requests wait
+    /// there as may.
     ///
     /// # Safety
     /// `io` was submitted to us and not yet completed; the channel lives until it is completed.
     #[inline]
-    pub(crate) unsafe fn init(
-        io: *mut sys::spdk_bdev_io,
-        channel: &ChannelCore,
-        lent: Option<DmaRegion>,
-    ) -> &IoCell {
-        // SAFETY: `driver_ctx` is ours while the request is, is as long as `ctx_size` told, and is
-        // aligned to 8.
+    pub(crate) unsafe fn new(io: *mut sys::spdk_bdev_io, channel: &ChannelCore) -> Option<&IoCell> {
+        let cell = channel.slab.take()?.cast::<Self>();
+        // SAFETY: the slab's places are as large and as aligned as a frame; this one is ours alone.
         unsafe {
-            let cell = Self::of(io);
             cell.write(Self {
                 node: Node::new(),
+                io,
                 channel,
-                outcome: Cell::new(Ok(())),
                 cdw0: Cell::new(0),
                 children: Cell::new(0),
-                marks: Cell::new(IN_SUBMIT),
-                lent: Cell::new(lent),
+                marks: Cell::new(0),
+                outcome: Cell::new(Ok(())),
+                rest: Cell::new(MaybeUninit::uninit()),
+                drop_future: Cell::new(MaybeUninit::uninit()),
+                prev: Cell::new(ptr::null()),
+                next: Cell::new(ptr::null()),
             });
-            &*cell
+            Some(cell.as_ref())
         }
     }
 
-    /// The cell's place in a request of ours.
-    #[inline]
-    pub(crate) fn of(io: *mut sys::spdk_bdev_io) -> *mut IoCell {
-        io.cast::<u8>().wrapping_add(sys::SPDKP_IO_DRIVER_CTX as usize).cast()
-    }
-
-    /// The request that the cell lies in.
+    /// The request.
     #[inline]
     pub(crate) fn io(&self) -> *mut sys::spdk_bdev_io {
-        let at = ptr::from_ref(self).addr() - sys::SPDKP_IO_DRIVER_CTX as usize;
-        ptr::with_exposed_provenance_mut(at)
+        self.io
     }
 
     #[inline]
     pub(crate) fn channel(&self) -> &ChannelCore {
-        // SAFETY: `init`'s caller promised that the channel outlives the request.
+        // SAFETY: `new`'s caller promised that the channel outlives the request.
         unsafe { &*self.channel }
     }
 
@@ -130,11 +198,6 @@ impl IoCell {
     #[inline]
     fn mark(&self, mark: u8) {
         self.marks.set(self.marks.get() | mark);
-    }
-
-    #[inline]
-    fn unmark(&self, mark: u8) {
-        self.marks.set(self.marks.get() & !mark);
     }
 
     pub(crate) fn set_cdw0(&self, cdw0: u32) {
@@ -165,26 +228,31 @@ impl IoCell {
         if self.children.get() > 0 { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Builds the handler's future in its place and polls it once. True: the request has ended.
+    /// Where the future lies. The reference to the cell reaches only the cell, so the pointer is made
+    /// anew: the slab has exposed its block.
+    #[inline]
+    fn future(&self) -> NonNull<u8> {
+        let this = NonNull::from(self).addr();
+        NonNull::with_exposed_provenance(this.saturating_add(FRAME))
+    }
+
+    /// Builds the handler's future in its place, polls it once, and sees to the request if that ends it.
     ///
     /// # Safety
-    /// Called once for a cell, in its `submit_request`. What the future borrows outlives the request.
+    /// Called once for a cell, in its `submit_request`. What the future borrows outlives the request. The
+    /// cell must not be touched afterwards.
     #[inline]
-    pub(crate) unsafe fn start<F: Future<Output = IoResult>>(
-        &self,
-        make: impl FnOnce() -> F,
-    ) -> bool {
-        let Some(place) = self.place::<F>() else {
-            // SAFETY: there is no future and no child.
-            return unsafe { self.end_now(Err(IoError::NoMemory)) };
-        };
+    pub(crate) unsafe fn start<F: Future<Output = IoResult>>(&self, make: impl FnOnce() -> F) {
+        const { assert!(align_of::<F>() <= 16, "a handler's future may be aligned to 16 at most") };
+        debug_assert!(FRAME + size_of::<F>() <= self.channel().slab.place());
+        let place = self.future();
         // SAFETY: given a place that holds an `F`, once.
-        let drop_future: unsafe fn(NonNull<u8>) = |place| unsafe { place.cast::<F>().drop_in_place() };
+        let drop_future: DropFn = |place| unsafe { place.cast::<F>().drop_in_place() };
         let alive = Cell::new(false);
         let first = |cx: &mut Context<'_>| {
             let polled = catch("an I/O handler", || {
-                // SAFETY: the place is as large and as aligned as `F` asks, and ours alone. The future
-                // does not move until it is dropped there.
+                // SAFETY: the slab's places are as large as the module's largest future, and this one
+                // is ours alone. The future does not move until it is dropped there.
                 unsafe {
                     place.cast::<F>().write(make());
                     alive.set(true);
@@ -196,119 +264,40 @@ impl IoCell {
                     polled
                 }
             });
-            match polled {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(outcome)) => self.end(place, outcome),
-                Err(_) => self.broken(place, alive.get().then_some(drop_future)),
-            }
+            polled.unwrap_or_else(|_| self.broken(alive.get().then_some(drop_future)))
         };
         let keep = |rest| {
-            self.mark(WAITS);
-            let (prev, next) = (Cell::new(ptr::null()), Cell::new(ptr::null()));
-            // SAFETY: the tail's room is ours alone and aligned, as its size and the context's are
-            // multiples of 8.
-            unsafe {
-                self.tail().write(Tail { rest, future: place, drop_future, prev, next });
-                &raw const (*self.tail()).rest
-            }
+            self.rest.set(MaybeUninit::new(rest));
+            self.drop_future.set(MaybeUninit::new(drop_future));
+            self.rest.as_ptr().cast_const().cast::<Rest>()
         };
         // SAFETY: the node was just made and belongs to the channel's home, on whose thread we are.
-        let ended = unsafe { self.channel().home().poll_first(&self.node, first, keep, poll::<F>) };
-        if ended {
-            self.ended_in_submit();
-        }
-        ended
-    }
-
-    /// Puts an ended request on the batch, as completing it within its own `submit_request` would cost a
-    /// message, or leaves it to the callback of its last child.
-    #[inline]
-    fn ended_in_submit(&self) {
-        if self.children.get() == 0 {
-            self.channel().home().push_done(&self.node);
+        match unsafe { self.channel().home().poll_first(&self.node, first, keep, poll::<F>) } {
+            Poll::Pending => self.channel().pending.push(self),
+            Poll::Ready(outcome) if self.children.get() > 0 => self.end(outcome),
+            // SAFETY: the future is gone, no child is in flight, and nobody looks at the cell again.
+            Poll::Ready(outcome) => unsafe {
+                let (io, channel, outcome) = self.free(outcome);
+                Record::end_in_submit(io, channel, outcome);
+            },
         }
     }
 
-    fn tail(&self) -> *mut Tail {
-        self.at(DRIVER_CTX - size_of::<Tail>()).cast()
-    }
-
-    /// The byte of `driver_ctx` at `offset`. The reference to the cell reaches only the cell, so the
-    /// pointer is made anew: SPDK's memory is exposed, as it came from C.
-    #[inline]
-    fn at(&self, offset: usize) -> *mut u8 {
-        ptr::with_exposed_provenance_mut(ptr::from_ref(self).addr() + offset)
-    }
-
-    /// The tail of a request that has one.
-    fn waiting(&self) -> &Tail {
-        assert!(self.has(WAITS), "a request that waits has a tail");
-        // SAFETY: set by `start` before the request was first seen waiting.
-        unsafe { &*self.tail() }
-    }
-
-    /// The future is over and dropped: notes how the request ends.
-    #[inline]
-    fn end(&self, place: NonNull<u8>, outcome: IoResult) -> Poll<()> {
+    /// The future is gone: notes how the request ends.
+    fn end(&self, outcome: IoResult) {
         self.outcome.set(outcome);
-        if self.has(IN_SLAB) {
-            self.channel().slab.give(place);
-        }
         self.mark(ENDED);
-        Poll::Ready(())
     }
 
     /// The handler has panicked: drops what is left of its future and fails the request.
     #[cold]
-    fn broken(
-        &self,
-        place: NonNull<u8>,
-        drop_future: Option<unsafe fn(NonNull<u8>)>,
-    ) -> Poll<()> {
+    fn broken(&self, left: Option<DropFn>) -> Poll<IoResult> {
         self.channel().device().poison();
-        if let Some(drop_future) = drop_future {
+        if let Some(drop_future) = left {
             // SAFETY: the place holds the future, and this is its one drop.
-            let _ = catch("an I/O handler's drop", || unsafe { drop_future(place) });
+            let _ = catch("an I/O handler's drop", || unsafe { drop_future(self.future()) });
         }
-        self.end(place, Err(IoError::Failed))
-    }
-
-    /// Ends a request that has no future, in its `submit_request`. True, as [`start`](Self::start).
-    ///
-    /// # Safety
-    /// As for [`start`](Self::start).
-    #[inline]
-    pub(crate) unsafe fn end_now(&self, outcome: IoResult) -> bool {
-        self.outcome.set(outcome);
-        self.mark(ENDED);
-        self.ended_in_submit();
-        true
-    }
-
-    /// `submit_request` returns with the request not ended: from here on it is completed where it ends.
-    pub(crate) fn left_submit(&self) {
-        self.unmark(IN_SUBMIT);
-        if !self.has(ENDED) {
-            self.mark(LISTED);
-            self.channel().pending.push(self);
-        }
-    }
-
-    #[inline]
-    fn place<F>(&self) -> Option<NonNull<u8>> {
-        const { assert!(align_of::<F>() <= 16, "a handler's future may be aligned to 16 at most") };
-        if size_of::<F>() <= INLINE && align_of::<F>() <= align_of::<IoCell>() {
-            return NonNull::new(self.at(size_of::<Self>()));
-        }
-        let place = self.channel().slab.take()?;
-        self.mark(IN_SLAB);
-        Some(place)
-    }
-
-    /// The neighbours on the channel's list of pending requests.
-    pub(crate) fn links(&self) -> (&Cell<*const IoCell>, &Cell<*const IoCell>) {
-        let tail = self.waiting();
-        (&tail.prev, &tail.next)
+        Poll::Ready(Err(IoError::Failed))
     }
 
     /// Asks for the request to end as aborted. False if it has ended already.
@@ -321,35 +310,39 @@ impl IoCell {
         true
     }
 
-    /// Lets go of what was lent, unless that is what a zcopy has just started with.
-    #[cold]
-    fn end_loan(&self) {
-        // SAFETY: the request is with us.
-        let flags = unsafe { sys::spdkp_io_zcopy_flags(self.io()) };
-        if flags & sys::SPDKP_ZCOPY_START == 0 || self.outcome.get().is_err() {
-            self.lent.set(None);
-        }
-    }
-
-    /// Completes the request if nothing of it is in flight: now, or in the batch when it ended within
-    /// its own `submit_request`, where completing would cost a message.
+    /// Gives the frame back and tells what is needed to complete the request.
     ///
     /// # Safety
-    /// The future is gone. The request must not be touched afterwards.
+    /// The future is gone, no child is in flight, and the cell must not be touched afterwards.
     #[inline]
+    unsafe fn free<'a>(
+        &self,
+        outcome: IoResult,
+    ) -> (*mut sys::spdk_bdev_io, &'a ChannelCore, IoResult) {
+        let outcome = match outcome {
+            Ok(()) if self.cdw0.get() != 0 => {
+                Err(IoError::Nvme { cdw0: self.cdw0.get(), sct: 0, sc: 0 })
+            }
+            outcome => outcome,
+        };
+        // SAFETY: the channel outlives the request.
+        let (io, channel) = (self.io, unsafe { &*self.channel });
+        channel.slab.give(NonNull::from(self).cast());
+        (io, channel, outcome)
+    }
+
+    /// Completes a request that has waited, if nothing of it is in flight.
+    ///
+    /// # Safety
+    /// The future is gone. The cell must not be touched afterwards.
     unsafe fn settle(&self) {
         if self.children.get() > 0 {
             return;
         }
-        if self.has(LISTED) {
-            self.unmark(LISTED);
-            self.channel().pending.remove(self);
-        }
-        if self.has(IN_SUBMIT) {
-            self.channel().home().push_done(&self.node);
-        } else {
-            // SAFETY: ended, without children, and on no list.
-            unsafe { complete(&self.node) };
+        // SAFETY: says the caller; the record is completed once.
+        unsafe {
+            let (io, channel, outcome) = self.free(self.outcome.get());
+            complete(Record::note(io, channel, outcome));
         }
     }
 }
@@ -360,7 +353,9 @@ unsafe fn poll<F: Future<Output = IoResult>>(
 ) -> Poll<DisposeFn> {
     // SAFETY: the node is the first field of a cell whose request is with us.
     let cell = unsafe { &*node.cast::<IoCell>() };
-    let (place, drop_future) = (cell.waiting().future, cell.waiting().drop_future);
+    let place = cell.future();
+    // SAFETY: `start` has set it, before the cell first waited.
+    let drop_future = unsafe { cell.drop_future.get().assume_init() };
     let alive = Cell::new(true);
     let polled = catch("an I/O handler", || {
         let polled = if cell.has(CANCELLED) {
@@ -377,12 +372,11 @@ unsafe fn poll<F: Future<Output = IoResult>>(
         }
         polled
     });
-    let ended = match polled {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(outcome)) => cell.end(place, outcome),
-        Err(_) => cell.broken(place, alive.get().then_some(drop_future)),
-    };
-    ended.map(|()| settle as DisposeFn)
+    polled.unwrap_or_else(|_| cell.broken(alive.get().then_some(drop_future))).map(|outcome| {
+        cell.end(outcome);
+        cell.channel().pending.remove(cell);
+        settle as DisposeFn
+    })
 }
 
 unsafe fn settle(node: *const Node) {
@@ -393,27 +387,37 @@ unsafe fn settle(node: *const Node) {
 /// Tells the bdev layer how the request ended.
 ///
 /// # Safety
-/// The node is of a request that has ended, has no child and is on no list. It is gone afterwards.
-pub(crate) unsafe fn complete(node: *const Node) {
-    // SAFETY: says the caller.
-    let cell = unsafe { &*node.cast::<IoCell>() };
-    let io = cell.io();
-    let outcome = cell.outcome.get();
-    let cdw0 = cell.cdw0.get();
-    // SAFETY: nobody else looks into the cell.
-    if unsafe { (*cell.lent.as_ptr()).is_some() } {
-        cell.end_loan();
-    }
-    // SAFETY: the request is ours, and this is its one completion. The channel lives on, as it counts
-    // the request until the end of this function.
+/// The link is that of a [`Record`] that was noted and is on no list. It is gone afterwards.
+pub(crate) unsafe fn complete(link: *const Link) {
+    // SAFETY: says the caller. The request is ours, and this is its one completion. The channel lives
+    // on, as it counts the request until the end of this function.
     unsafe {
-        let channel = cell.channel;
+        let record = link.cast::<Record>();
+        let io = link
+            .cast::<u8>()
+            .wrapping_sub(sys::SPDKP_IO_DRIVER_CTX as usize)
+            .cast_mut()
+            .cast::<sys::spdk_bdev_io>();
+        let (channel, outcome) = ((*record).channel, (*record).outcome);
+        if BdevIo::kind_of(io) == IoKind::Zcopy as u8 {
+            end_loan(io, outcome);
+        }
         match outcome {
-            Ok(()) if cdw0 == 0 => sys::spdk_bdev_io_complete(io, SUCCESS),
-            Ok(()) => sys::spdk_bdev_io_complete_nvme_status(io, cdw0, 0, 0),
+            Ok(()) => sys::spdk_bdev_io_complete(io, SUCCESS),
             Err(error) => complete_failed(io, error),
         }
         ChannelCore::request_ended(channel);
+    }
+}
+
+/// Lets go of what was lent, unless that is what a zcopy has just started with.
+#[cold]
+unsafe fn end_loan(io: *mut sys::spdk_bdev_io, outcome: IoResult) {
+    // SAFETY: the request is a zcopy that is with us.
+    unsafe {
+        if sys::spdkp_io_zcopy_flags(io) & sys::SPDKP_ZCOPY_START == 0 || outcome.is_err() {
+            Record::lent(io).set(None);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::cell::{INLINE, IoCell, complete};
+use super::cell::{FRAME, IoCell, complete};
 use super::device::{Device, DeviceCore};
 use super::io::{self, BdevIo};
 use super::slab::Slab;
@@ -54,28 +54,26 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn push(&self, cell: &IoCell) {
         let last = self.last.replace(cell);
-        let (prev, next) = cell.links();
-        prev.set(last);
-        next.set(ptr::null());
+        cell.prev.set(last);
+        cell.next.set(ptr::null());
         if last.is_null() {
             self.first.set(cell);
         } else {
-            // SAFETY: a listed cell is alive: it leaves the list before its request is completed.
-            unsafe { (*last).links().1.set(cell) };
+            // SAFETY: a listed cell is alive: it leaves the list before its frame is freed.
+            unsafe { (*last).next.set(cell) };
         }
     }
 
     pub(crate) fn remove(&self, cell: &IoCell) {
-        let (prev, next) = cell.links();
-        let (prev, next) = (prev.get(), next.get());
+        let (prev, next) = (cell.prev.get(), cell.next.get());
         // SAFETY: the neighbours of a listed cell are listed and so alive.
         unsafe {
             match prev.as_ref() {
-                Some(prev) => prev.links().1.set(next),
+                Some(prev) => prev.next.set(next),
                 None => self.first.set(next),
             }
             match next.as_ref() {
-                Some(next) => next.links().0.set(prev),
+                Some(next) => next.prev.set(prev),
                 None => self.last.set(prev),
             }
         }
@@ -87,7 +85,7 @@ impl Pending {
         std::iter::from_fn(move || {
             // SAFETY: a listed cell is alive.
             let cell = unsafe { at.as_ref()? };
-            at = cell.links().1.get();
+            at = cell.next.get();
             Some(cell)
         })
     }
@@ -245,8 +243,7 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
             }
             Err(_) => return -libc::EIO,
         };
-        let size = handlers::largest::<B>();
-        let Some(slab) = Slab::new(if size > INLINE { size } else { 0 }) else {
+        let Some(slab) = Slab::new(FRAME + handlers::largest::<B>()) else {
             drop_caught("a channel's state", user);
             return -libc::ENOMEM;
         };
@@ -344,14 +341,8 @@ unsafe fn serve<B: Bdev>(channel: *mut sys::spdk_io_channel, io: *mut sys::spdk_
     let channel = unsafe { channel_of::<B>(channel) };
     let core = channel.core();
     core.request_started();
-    let ended = core.home().enter(|| {
-        // SAFETY: the request is with us, and the channel counts it.
-        unsafe { handlers::submit(channel, io) }
-    });
-    if !ended {
-        // SAFETY: what ends within its `submit_request` waits for the batch, so the cell is there.
-        unsafe { (*IoCell::of(io)).left_submit() };
-    }
+    // SAFETY: the request is with us, and the channel counts it.
+    core.home().enter(|| unsafe { handlers::submit(channel, io) });
 }
 
 impl IoCell {

@@ -1,11 +1,11 @@
 //! From a request's kind to the method of [`Bdev`] that serves it.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 
 use spdk_plugin_sys as sys;
 
 use super::Bdev;
-use super::cell::IoCell;
+use super::cell::{IoCell, Record};
 use super::channel::{Channel, quiesce_all};
 use super::io::BdevIo;
 use super::kind::{IoKind, IoKinds};
@@ -34,7 +34,8 @@ macro_rules! handlers {
             fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
                 size_of::<F>()
             }
-            let mut largest = 0;
+            let always = size(|c: &'a Channel<B>, cell: &'a IoCell, ()| reset(c, cell));
+            let mut largest = always.max(size_of::<Ready<IoResult>>());
             let served = |kind| B::OVERRIDES.kinds.contains(kind);
             $(if served(IoKind::$kind) {
                 largest = largest.max(size(|b: &'a B, c: &'a B::Channel, io: BdevIo<'a>| {
@@ -59,7 +60,7 @@ macro_rules! handlers {
             channel: &Channel<B>,
             cell: &IoCell,
             kind: IoKind,
-        ) -> bool {
+        ) {
             let bdev = &channel.device.user;
             let io = || BdevIo::new(cell);
             // SAFETY: each arm ends the function, so a cell is started once; the bdev and the channel
@@ -101,43 +102,42 @@ handlers! {
 }
 
 /// What has no method of its own in this module.
-unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) -> bool {
+unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+    let bdev = &channel.device.user;
     // SAFETY: as in `dispatch`.
     unsafe {
         match kind {
-            _ if submits(&channel.device.user, kind) => {
-                cell.start(|| channel.device.user.submit(&channel.user, BdevIo::new(cell)))
+            _ if submits(bdev, kind) => {
+                cell.start(|| bdev.submit(&channel.user, BdevIo::new(cell)))
             }
             IoKind::Reset => cell.start(|| reset(channel, cell)),
-            IoKind::Abort => cell.end_now(abort(channel, cell)),
-            _ => cell.end_now(Err(IoError::Failed)),
+            IoKind::Abort => cell.start(|| ready(abort(channel, cell))),
+            _ => cell.start(|| ready(Err(IoError::Failed))),
         }
     }
 }
 
-/// Serves a request. True: it has ended and waits to be completed.
+/// Serves a request.
 ///
 /// # Safety
 /// The request was just submitted to the channel, which counts it and on whose thread we are.
 #[inline]
-pub(crate) unsafe fn submit<B: Bdev>(
-    channel: &Channel<B>,
-    io: *mut sys::spdk_bdev_io,
-) -> bool {
-    // SAFETY: says the caller. What an ended zcopy had lent lies where its start has put it.
+pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
+    let core = channel.core();
+    // SAFETY: says the caller.
     unsafe {
-        let kind_at = io.cast::<u8>().wrapping_add(sys::SPDKP_IO_TYPE as usize);
-        let kind = IoKind::from_raw(u32::from(kind_at.read()));
-        let lent = match kind {
-            Some(IoKind::Zcopy) if !zcopy_starts(io) => (*IoCell::of(io)).lent.take(),
-            _ => None,
-        };
-        let cell = IoCell::init(io, channel.core(), lent);
-        match kind {
-            Some(_) if channel.core().device().is_poisoned() => cell.end_now(Err(IoError::Failed)),
-            Some(kind) => dispatch(channel, cell, kind),
-            None => cell.end_now(Err(IoError::Failed)),
+        let kind = IoKind::from_raw(u32::from(BdevIo::kind_of(io)));
+        if kind == Some(IoKind::Zcopy) && zcopy_starts(io) {
+            Record::init_lent(io);
         }
+        let outcome = match kind {
+            Some(kind) if !core.device().is_poisoned() => match IoCell::new(io, core) {
+                Some(cell) => return dispatch(channel, cell, kind),
+                None => IoError::NoMemory,
+            },
+            _ => IoError::Failed,
+        };
+        Record::end_in_submit(io, core, Err(outcome));
     }
 }
 

@@ -7,7 +7,7 @@ use std::slice;
 
 use spdk_plugin_sys as sys;
 
-use super::cell::IoCell;
+use super::cell::{IoCell, Record};
 use super::kind::IoKind;
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
@@ -55,6 +55,16 @@ impl<'io> BdevIo<'io> {
         let bdev: *const u8 = self.field(sys::SPDKP_IO_BDEV);
         // SAFETY: a bdev outlives its requests, and the shim's layout says that a `T` lies there.
         unsafe { bdev.wrapping_add(offset as usize).cast::<T>().read() }
+    }
+
+    /// The number of a request's kind.
+    ///
+    /// # Safety
+    /// The request is with us.
+    #[inline]
+    pub(crate) unsafe fn kind_of(io: *mut sys::spdk_bdev_io) -> u8 {
+        // SAFETY: the shim's layout says that it lies there.
+        unsafe { field(io, sys::SPDKP_IO_TYPE) }
     }
 
     pub(crate) fn raw_kind(&self) -> u8 {
@@ -124,7 +134,7 @@ impl<'io> BdevIo<'io> {
 
     #[inline]
     fn iovs(&self) -> &[sys::iovec] {
-        if !self.has_range() || self.is_lent() {
+        if !self.has_range() || self.raw_kind() == IoKind::Zcopy as u8 {
             return &[];
         }
         let iovs: *const sys::iovec = self.field(sys::SPDKP_IO_IOVS);
@@ -236,25 +246,27 @@ impl<'io> BdevIo<'io> {
     /// # Errors
     /// [`IoError::Failed`] if the range lies outside the region.
     pub fn lend(&mut self, region: &DmaRegion, range: Range<usize>) -> IoResult {
+        if self.kind() != Some(IoKind::Zcopy) {
+            return Err(IoError::Failed);
+        }
         let start = region.at(&range).ok_or(IoError::Failed)?;
-        self.cell.lent.set(Some(region.clone()));
-        // SAFETY: the memory stays while the cell holds the region, which is until the zcopy's end.
+        // SAFETY: checked to be a zcopy.
+        unsafe { Record::lent(self.cell.io()) }.set(Some(region.clone()));
+        // SAFETY: the memory stays while the record holds the region, which is until the zcopy's end.
         unsafe { sys::spdk_bdev_io_set_buf(self.cell.io(), start.cast(), range.len()) };
         Ok(())
     }
 
     /// What [`lend`](Self::lend) has lent for the zcopy that ends here.
     pub fn lent(&self) -> Option<DmaRegion> {
-        let lent = self.cell.lent.take();
-        self.cell.lent.set(lent.clone());
+        if self.kind() != Some(IoKind::Zcopy) {
+            return None;
+        }
+        // SAFETY: checked to be a zcopy.
+        let cell = unsafe { Record::lent(self.cell.io()) };
+        let lent = cell.take();
+        cell.set(lent.clone());
         lent
-    }
-
-    /// Whether the request's memory is a region's, to which there must be no references.
-    #[inline]
-    fn is_lent(&self) -> bool {
-        // SAFETY: nobody else looks into the cell meanwhile.
-        self.raw_kind() == IoKind::Zcopy as u8 && unsafe { (*self.cell.lent.as_ptr()).is_some() }
     }
 
     /// The request that a [`IoKind::Abort`] is about.

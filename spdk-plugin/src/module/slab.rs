@@ -1,48 +1,62 @@
-//! Room for the futures that do not fit into their request, made when the channel is.
+//! Room for a channel's frames, made when the channel is.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// Requests of a channel that can wait at once when their futures are large. The bdev layer retries
-/// what finds the slab full.
-const PLACES: usize = 256;
+/// Requests of a channel that can wait at once. The bdev layer retries what finds the slab full.
+const PLACES: usize = 1024;
 
-/// Places of one size, all in one block, the free ones in a list through themselves.
+/// Places of one size, all in one block: the freed ones in a list through themselves, the last one first,
+/// and behind them those that were never used.
 pub(crate) struct Slab {
-    block: *mut u8,
+    block: NonNull<u8>,
     layout: Layout,
     free: Cell<*mut u8>,
+    /// Bytes of the block that were used once.
+    used: Cell<usize>,
 }
 
 impl Slab {
-    /// A slab of places of `size` bytes, aligned to 16; none where `size` is 0. `None`: no memory.
+    /// A slab of places of `size` bytes, aligned to a cache line. `None`: no memory.
     pub(crate) fn new(size: usize) -> Option<Self> {
-        let size = size.next_multiple_of(16);
-        let layout = Layout::from_size_align(size * PLACES, 16).ok()?;
-        if size == 0 {
-            return Some(Self { block: ptr::null_mut(), layout, free: Cell::new(ptr::null_mut()) });
-        }
+        let size = size.next_multiple_of(64);
+        let layout = Layout::from_size_align(size * PLACES, 64).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout is not empty.
-        let block = NonNull::new(unsafe { alloc(layout) })?.as_ptr();
-        let slab = Self { block, layout, free: Cell::new(ptr::null_mut()) };
-        for i in (0..PLACES).rev() {
-            slab.give(NonNull::new(block.wrapping_add(i * size))?);
-        }
-        Some(slab)
+        let block = NonNull::new(unsafe { alloc(layout) })?;
+        // Frames are found again from what lies in them.
+        let _ = block.expose_provenance();
+        Some(Self { block, layout, free: Cell::new(ptr::null_mut()), used: Cell::new(0) })
+    }
+
+    /// The size of a place in bytes.
+    pub(crate) fn place(&self) -> usize {
+        self.layout.size() / PLACES
     }
 
     /// A free place.
+    #[inline]
     pub(crate) fn take(&self) -> Option<NonNull<u8>> {
-        let place = NonNull::new(self.free.get())?;
+        let Some(place) = NonNull::new(self.free.get()) else { return self.fresh() };
         // SAFETY: a free place holds the address of the next one, which `give` put there.
         self.free.set(unsafe { place.cast::<*mut u8>().read() });
         Some(place)
     }
 
+    #[cold]
+    fn fresh(&self) -> Option<NonNull<u8>> {
+        let at = self.used.get();
+        if at == self.layout.size() {
+            return None;
+        }
+        self.used.set(at + self.place());
+        NonNull::new(self.block.as_ptr().wrapping_add(at))
+    }
+
     /// Takes back a place that came from this slab.
+    #[inline]
     pub(crate) fn give(&self, place: NonNull<u8>) {
-        // SAFETY: the place is one of ours, of 16 bytes or more, and what it held is gone.
+        // SAFETY: the place is one of ours, of 64 bytes or more, and what it held is gone.
         unsafe { place.cast::<*mut u8>().write(self.free.get()) };
         self.free.set(place.as_ptr());
     }
@@ -50,11 +64,9 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        if !self.block.is_null() {
-            // SAFETY: allocated by `new` with this layout; the channel frees us when no request of
-            // its own is left.
-            unsafe { dealloc(self.block, self.layout) };
-        }
+        // SAFETY: allocated by `new` with this layout; the channel frees us when no request of its own
+        // is left.
+        unsafe { dealloc(self.block.as_ptr(), self.layout) };
     }
 }
 
@@ -73,7 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_slab_has_no_place() {
-        assert!(Slab::new(0).unwrap().take().is_none());
+    fn the_last_one_freed_is_the_next_one_taken() {
+        let slab = Slab::new(100).unwrap();
+        let (first, second) = (slab.take().unwrap(), slab.take().unwrap());
+        slab.give(second);
+        slab.give(first);
+        assert_eq!(slab.take(), Some(first));
+        assert_eq!(slab.take(), Some(second));
     }
 }

@@ -1,6 +1,6 @@
 //! JSON-RPC methods in Rust (`spdk/rpc.h`, `spdk/jsonrpc.h`).
 //!
-//! A method is an `async fn` marked with [`#[rpc]`](crate::rpc). It runs on the app thread and may
+//! A method is an `async fn` marked with [`#[rpc]`](macro@crate::rpc). It runs on the app thread and may
 //! await; its reply is sent once, whatever happens to it.
 //!
 //! ```

@@ -11,7 +11,7 @@
 //!                        v                                      v
 //!   poll <-- drain <-- ready (FIFO of Node)  <-- message <-- remote.woken
 //!     |
-//!     +-- an I/O that finished inside its own submit_request --> done (FIFO) --> poller: complete
+//!     +-- an I/O that ended in its first poll --> done (FIFO of Link) --> poller: complete
 //! ```
 
 use std::cell::{Cell, UnsafeCell};
@@ -28,10 +28,23 @@ use spdk_plugin_sys as sys;
 /// Polls in one go before the thread's other work gets a turn.
 const DRAIN_BUDGET: u32 = 128;
 
+/// What a queue goes through. It lies at the start of what is queued.
+#[repr(C)]
+pub(crate) struct Link {
+    next: Cell<*const Link>,
+}
+
+impl Link {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { next: Cell::new(ptr::null()) }
+    }
+}
+
 /// The schedulable part of a task or of an I/O request. It lies at the start of either.
 #[repr(C)]
 pub(crate) struct Node {
-    next: Cell<*const Node>,
+    link: Link,
     /// What is needed to poll it again: set before it is first queued.
     rest: Cell<*const Rest>,
     flags: Cell<u8>,
@@ -48,6 +61,8 @@ pub(crate) struct Rest {
 pub(crate) type PollFn = unsafe fn(*const Node, &mut Context<'_>) -> Poll<DisposeFn>;
 /// Ends a node's life, be it by completing an I/O or by freeing a task.
 pub(crate) type DisposeFn = unsafe fn(*const Node);
+/// Completes an I/O that is on the batch.
+pub(crate) type CompleteFn = unsafe fn(*const Link);
 
 const RUNNING: u8 = 1;
 const QUEUED: u8 = 2;
@@ -57,18 +72,14 @@ impl Node {
     /// A node that is about to be polled for the first time, by [`Home::poll_first`].
     #[inline]
     pub(crate) fn new() -> Self {
-        Self {
-            next: Cell::new(ptr::null()),
-            rest: Cell::new(ptr::null()),
-            flags: Cell::new(RUNNING),
-        }
+        Self { link: Link::new(), rest: Cell::new(ptr::null()), flags: Cell::new(RUNNING) }
     }
 }
 
-/// A singly linked FIFO through [`Node::next`].
+/// A singly linked FIFO.
 struct Fifo {
-    head: Cell<*const Node>,
-    tail: Cell<*const Node>,
+    head: Cell<*const Link>,
+    tail: Cell<*const Link>,
 }
 
 impl Fifo {
@@ -76,30 +87,32 @@ impl Fifo {
         Self { head: Cell::new(ptr::null()), tail: Cell::new(ptr::null()) }
     }
 
-    fn push(&self, node: &Node) {
-        node.next.set(ptr::null());
-        let last = self.tail.replace(node);
+    #[inline]
+    fn push(&self, link: &Link) {
+        link.next.set(ptr::null());
+        let last = self.tail.replace(link);
         if last.is_null() {
-            self.head.set(node);
+            self.head.set(link);
         } else {
-            // SAFETY: a queued node is alive until it was popped: its owner frees it only after
-            // its last poll, and a node that is queued has not had it.
-            unsafe { (*last).next.set(node) };
+            // SAFETY: what is queued is alive until it was popped: its owner frees it only after
+            // its last poll, or its completion, and what is queued has not had that.
+            unsafe { (*last).next.set(link) };
         }
     }
 
-    fn pop(&self) -> Option<*const Node> {
-        let node = self.head.get();
-        if node.is_null() {
+    #[inline]
+    fn pop(&self) -> Option<*const Link> {
+        let link = self.head.get();
+        if link.is_null() {
             return None;
         }
         // SAFETY: as in `push`: whatever is queued is alive.
-        let next = unsafe { (*node).next.get() };
+        let next = unsafe { (*link).next.get() };
         self.head.set(next);
         if next.is_null() {
             self.tail.set(ptr::null());
         }
-        Some(node)
+        Some(link)
     }
 
     fn take(&self) -> Self {
@@ -147,7 +160,7 @@ pub(crate) struct Home {
     depth: Cell<u32>,
     ready: Fifo,
     done: Fifo,
-    complete: Cell<Option<DisposeFn>>,
+    complete: Cell<Option<CompleteFn>>,
     free_slots: Cell<Option<&'static Slot>>,
     users: Cell<u32>,
     batches: Cell<u32>,
@@ -232,7 +245,8 @@ impl Home {
     #[cold]
     fn drain(&'static self) {
         for _ in 0..DRAIN_BUDGET {
-            let Some(node) = self.ready.pop() else { return };
+            let Some(link) = self.ready.pop() else { return };
+            let node = link.cast::<Node>();
             // SAFETY: it was queued, so it is alive and waits to be polled.
             unsafe {
                 (*node).flags.set((*node).flags.get() & !QUEUED);
@@ -278,30 +292,31 @@ impl Home {
     }
 
     /// Polls a new node by `poll`; when it has to wait, `keep` puts what is needed to go on into its
-    /// place in the node's owner. True: it has ended, and no waker finds it any more.
+    /// place in the node's owner. `Ready`: it has ended, and no waker finds it any more.
     ///
     /// # Safety
     /// The node is new, belongs to this home and stays alive until it has ended; what `keep` returns
     /// stays where it is as long.
     #[inline]
-    pub(crate) unsafe fn poll_first(
+    pub(crate) unsafe fn poll_first<R>(
         &'static self,
         node: &Node,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
         keep: impl FnOnce(Rest) -> *const Rest,
         then: PollFn,
-    ) -> bool {
+    ) -> Poll<R> {
         let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
         self.free_slots.set(slot.next_free.get());
         slot.node.set(node);
         let waker = slot.waker();
-        if poll(&mut Context::from_waker(&waker)).is_ready() {
+        let polled = poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
             self.release(slot);
-            return true;
+        } else {
+            node.rest.set(keep(Rest { poll: then, slot }));
+            self.polled(node);
         }
-        node.rest.set(keep(Rest { poll: then, slot }));
-        self.polled(node);
-        false
+        polled
     }
 
     /// The node has been polled and waits.
@@ -343,7 +358,7 @@ impl Home {
             node.flags.set(flags | WOKEN);
         } else if flags & QUEUED == 0 {
             node.flags.set(flags | QUEUED);
-            self.ready.push(node);
+            self.ready.push(&node.link);
             if self.depth.get() == 0 {
                 self.queue_drain();
             }
@@ -394,8 +409,8 @@ impl Home {
 
     /// Puts an ended I/O on the batch that the poller completes.
     #[inline]
-    pub(crate) fn push_done(&self, node: &Node) {
-        self.done.push(node);
+    pub(crate) fn push_done(&self, link: &Link) {
+        self.done.push(link);
     }
 
     fn complete_batch(&'static self) -> bool {
@@ -405,9 +420,9 @@ impl Home {
         let Some(complete) = self.complete.get() else { return false };
         let batch = self.done.take();
         self.enter(|| {
-            while let Some(node) = batch.pop() {
+            while let Some(link) = batch.pop() {
                 // SAFETY: what is on the batch is alive until it is completed, which is here.
-                unsafe { complete(node) };
+                unsafe { complete(link) };
             }
         });
         true
@@ -506,7 +521,7 @@ impl HomeRef {
     }
 
     /// Starts the poller that completes what is pushed on the batch by `complete`.
-    pub(crate) fn start_batches(&self, complete: DisposeFn) {
+    pub(crate) fn start_batches(&self, complete: CompleteFn) {
         let home = self.home;
         home.complete.set(Some(complete));
         home.batches.set(home.batches.get() + 1);

@@ -31,12 +31,12 @@ pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
     // A first poll that only asks for the next one.
     let ask = |cx: &mut Context<'_>| {
         cx.waker().wake_by_ref();
-        Poll::Pending
+        Poll::<()>::Pending
     };
     // SAFETY: the task was just made; `dispose` frees it after its last poll.
     unsafe {
         let keep = |rest| (*ptr::addr_of_mut!((*task).rest)).write(rest) as *const Rest;
-        queue.poll_first(&(*task).node, ask, keep, poll::<F>);
+        let _ = queue.poll_first(&(*task).node, ask, keep, poll::<F>);
     }
 }
 
