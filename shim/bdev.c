@@ -117,3 +117,9 @@ spdkp_bdev_is_of(const struct spdk_bdev *bdev, const struct spdkp_module *module
 {
 	return bdev->module == &module->module;
 }
+
+void
+spdkp_bdev_forget_aliases(struct spdk_bdev *bdev)
+{
+	spdk_bdev_alias_del_all(bdev);
+}

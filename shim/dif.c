@@ -2,8 +2,16 @@
 #include "spdk/dif.h"
 
 static int
-init_ctx(struct spdk_dif_ctx *ctx, const struct spdk_bdev *bdev, uint64_t offset_blocks)
+init_ctx(struct spdk_dif_ctx *ctx, const struct spdk_bdev_io *io)
 {
+	const struct spdk_bdev *bdev = io->bdev;
+	uint64_t offset_blocks = io->u.bdev.offset_blocks;
+#if SPDK_VERSION >= SPDK_VERSION_NUM(24, 5, 0)
+	/* The submitter may have some checks left out. */
+	uint32_t flags = io->u.bdev.dif_check_flags;
+#else
+	uint32_t flags = bdev->dif_check_flags;
+#endif
 #if SPDK_VERSION >= SPDK_VERSION_NUM(23, 9, 0)
 	struct spdk_dif_ctx_init_ext_opts opts = { .size = sizeof(opts) };
 
@@ -11,11 +19,11 @@ init_ctx(struct spdk_dif_ctx *ctx, const struct spdk_bdev *bdev, uint64_t offset
 	opts.dif_pi_format = bdev->dif_pi_format;
 #endif
 	return spdk_dif_ctx_init(ctx, bdev->blocklen, bdev->md_len, bdev->md_interleave,
-				 bdev->dif_is_head_of_md, bdev->dif_type, bdev->dif_check_flags,
+				 bdev->dif_is_head_of_md, bdev->dif_type, flags,
 				 offset_blocks & 0xFFFFFFFF, 0xFFFF, 0, 0, 0, &opts);
 #else
 	return spdk_dif_ctx_init(ctx, bdev->blocklen, bdev->md_len, bdev->md_interleave,
-				 bdev->dif_is_head_of_md, bdev->dif_type, bdev->dif_check_flags,
+				 bdev->dif_is_head_of_md, bdev->dif_type, flags,
 				 offset_blocks & 0xFFFFFFFF, 0xFFFF, 0, 0, 0);
 #endif
 }
@@ -28,7 +36,7 @@ spdkp_dif_generate(struct spdk_bdev_io *io)
 		.iov_base = io->u.bdev.md_buf,
 		.iov_len = io->u.bdev.num_blocks * io->bdev->md_len,
 	};
-	int rc = init_ctx(&ctx, io->bdev, io->u.bdev.offset_blocks);
+	int rc = init_ctx(&ctx, io);
 
 	if (rc != 0) {
 		return rc;
@@ -51,7 +59,7 @@ spdkp_dif_verify(struct spdk_bdev_io *io, uint32_t *bad_block)
 		.iov_base = io->u.bdev.md_buf,
 		.iov_len = io->u.bdev.num_blocks * io->bdev->md_len,
 	};
-	int rc = init_ctx(&ctx, io->bdev, io->u.bdev.offset_blocks);
+	int rc = init_ctx(&ctx, io);
 
 	if (rc != 0) {
 		return rc;

@@ -88,6 +88,8 @@ int spdkp_bdev_register(struct spdk_bdev *bdev);
 void spdkp_bdev_uuid(const struct spdk_bdev *bdev, uint8_t out[16]);
 bool spdkp_bdev_is_of(const struct spdk_bdev *bdev, const struct spdkp_module *module);
 const char *spdkp_bdev_module_name(const struct spdk_bdev *bdev);
+/* Only 26.x frees the aliases of a bdev that goes. */
+void spdkp_bdev_forget_aliases(struct spdk_bdev *bdev);
 void *spdkp_bdev_ctx(const struct spdk_bdev *bdev);
 
 /* io.c: the parts of a request that are not read on every I/O. */

@@ -11,10 +11,22 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn parse(tokens: proc_macro2::TokenStream) -> Result<Self> {
+    /// Reads the arguments, of which there may be those `known`.
+    pub(crate) fn parse(tokens: proc_macro2::TokenStream, known: &[&str]) -> Result<Self> {
         let span = proc_macro2::Span::call_site();
         let parser = Punctuated::<MetaNameValue, Token![,]>::parse_terminated;
-        let pairs = parser.parse2(tokens)?.into_iter().collect();
+        let pairs: Vec<MetaNameValue> = parser.parse2(tokens)?.into_iter().collect();
+        for (i, pair) in pairs.iter().enumerate() {
+            let key = pair.path.require_ident()?;
+            let message = if !known.iter().any(|known| key == known) {
+                format!("unknown argument `{key}`; there is `{}`", known.join("`, `"))
+            } else if pairs[..i].iter().any(|other| other.path.is_ident(key)) {
+                format!("`{key}` is given twice")
+            } else {
+                continue;
+            };
+            return Err(syn::Error::new_spanned(key, message));
+        }
         Ok(Self { pairs, span })
     }
 
@@ -30,8 +42,7 @@ impl Args {
 
     /// The string under `key`, which must be there.
     pub(crate) fn required(&mut self, key: &str) -> Result<LitStr> {
-        let missing = || syn::Error::new(self.span, format!("`{key} = \"...\"` is missing"));
-        let missing = missing();
+        let missing = syn::Error::new(self.span, format!("`{key} = \"...\"` is missing"));
         self.string(key)?.ok_or(missing)
     }
 
@@ -41,14 +52,6 @@ impl Args {
             None => Ok(Vec::new()),
             Some(Expr::Array(array)) => array.elems.iter().map(literal).collect(),
             Some(other) => Err(syn::Error::new_spanned(other, "expected an array of strings")),
-        }
-    }
-
-    /// Refuses what nobody asked for.
-    pub(crate) fn finish(self) -> Result<()> {
-        match self.pairs.first() {
-            Some(pair) => Err(syn::Error::new_spanned(&pair.path, "unknown or repeated argument")),
-            None => Ok(()),
         }
     }
 }

@@ -14,7 +14,6 @@ const HANDLERS: &[(&str, &str)] = &[
     ("unmap", "UNMAP"),
     ("write_zeroes", "WRITE_ZEROES"),
     ("compare", "COMPARE"),
-    ("compare_and_write", "COMPARE_AND_WRITE"),
     ("copy", "COPY"),
     ("zcopy_start", "ZCOPY"),
     ("nvme_admin", "NVME_ADMIN"),
@@ -25,17 +24,15 @@ const HANDLERS: &[(&str, &str)] = &[
 ];
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let mut args = Args::parse(args)?;
-    let name = args.required("name")?;
-    args.finish()?;
-    let mut item: ItemImpl = syn::parse2(item)?;
+    let name = Args::parse(args, &["name"])?.required("name")?;
+    let item: ItemImpl = syn::parse2(item)?;
     if item.trait_.is_none() {
         return Err(syn::Error::new_spanned(&item.self_ty, "expected `impl Bdev for ...`"));
     }
     if !item.generics.params.is_empty() {
         return Err(syn::Error::new_spanned(
             &item.generics,
-            "a module is one type; implement it for each one that you need",
+            "a module cannot be generic: each type is registered under a name of its own",
         ));
     }
     let methods: Vec<String> = item
@@ -56,20 +53,18 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     let kinds =
         HANDLERS.iter().filter(|(method, _)| has(method)).map(|(_, kind)| format_ident!("{kind}"));
     let submit = has("submit");
-    item.items.push(syn::parse_quote! {
-        #[doc(hidden)]
-        const OVERRIDES: ::spdk_plugin::private::Overrides = ::spdk_plugin::private::Overrides {
-            kinds: ::spdk_plugin::private::IoKinds::NONE
-                #(.and(::spdk_plugin::private::IoKinds::#kinds))*,
-            submit: #submit,
-        };
-    });
     let ty = &item.self_ty;
     Ok(quote! {
         #item
 
         impl ::spdk_plugin::module::Module for #ty {
             const NAME: &'static str = #name;
+
+            const OVERRIDES: ::spdk_plugin::private::Overrides = ::spdk_plugin::private::Overrides {
+                kinds: ::spdk_plugin::private::IoKinds::NONE
+                    #(.and(::spdk_plugin::private::IoKinds::#kinds))*,
+                submit: #submit,
+            };
 
             fn registration() -> &'static ::spdk_plugin::private::Registration {
                 static REGISTRATION: ::spdk_plugin::private::Registration =

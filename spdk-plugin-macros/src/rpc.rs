@@ -2,16 +2,15 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{ItemFn, Result};
+use syn::{FnArg, ItemFn, Result, Type};
 
 use crate::attr::Args;
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let mut args = Args::parse(args)?;
+    let mut args = Args::parse(args, &["name", "aliases", "state"])?;
     let name = args.string("name")?;
     let aliases = args.strings("aliases")?;
     let state = args.string("state")?;
-    args.finish()?;
     let item: ItemFn = syn::parse2(item)?;
     if item.sig.asyncness.is_none() {
         return Err(syn::Error::new_spanned(&item.sig, "an RPC handler is an `async fn`"));
@@ -27,9 +26,22 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
             return Err(syn::Error::new_spanned(state, message));
         }
     };
-    let call = match item.sig.inputs.len() {
-        0 => quote!(call_without_params),
-        1 => quote!(call),
+    if !item.sig.generics.params.is_empty() {
+        let message = "an RPC handler cannot be generic";
+        return Err(syn::Error::new_spanned(&item.sig.generics, message));
+    }
+    let inputs: Vec<&FnArg> = item.sig.inputs.iter().collect();
+    let call = match *inputs {
+        [] => quote!(call_without_params),
+        [FnArg::Receiver(receiver)] => {
+            let message = "an RPC handler is a free function, not a method";
+            return Err(syn::Error::new_spanned(receiver, message));
+        }
+        [FnArg::Typed(params)] if matches!(*params.ty, Type::Reference(_)) => {
+            let message = "an RPC handler owns its parameters: take a type that is no reference";
+            return Err(syn::Error::new_spanned(&params.ty, message));
+        }
+        [_] => quote!(call),
         _ => {
             let message = "an RPC handler takes its parameters as one value";
             return Err(syn::Error::new_spanned(&item.sig.inputs, message));

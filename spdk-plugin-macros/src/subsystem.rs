@@ -7,13 +7,17 @@ use syn::{ItemImpl, Result};
 use crate::attr::Args;
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let mut args = Args::parse(args)?;
+    let mut args = Args::parse(args, &["name", "depends_on"])?;
     let name = args.required("name")?;
     let depends_on = args.strings("depends_on")?;
-    args.finish()?;
     let item: ItemImpl = syn::parse2(item)?;
-    if item.trait_.is_none() || !item.generics.params.is_empty() {
+    if item.trait_.is_none() {
         return Err(syn::Error::new_spanned(&item.self_ty, "expected `impl Subsystem for ...`"));
+    }
+    if !item.generics.params.is_empty() {
+        let message =
+            "a subsystem cannot be generic: each type is registered under a name of its own";
+        return Err(syn::Error::new_spanned(&item.generics, message));
     }
     let ty = &item.self_ty;
     Ok(quote! {

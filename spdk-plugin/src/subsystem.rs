@@ -36,7 +36,7 @@ use crate::runtime::task::spawn;
 /// SPDK starts it after what it depends on and stops it before. Its own RPCs are plain
 /// [`#[rpc]`](macro@crate::rpc)s; with `state = "startup"` they configure it before it starts, when the
 /// program was given `--wait-for-rpc`.
-pub trait Subsystem: 'static {
+pub trait Subsystem: Registered + 'static {
     /// How long `init` and `fini` may each take. After that the start fails, and the stop goes on
     /// without.
     const TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,7 +75,12 @@ pub struct SubsystemEntry {
 
 /// A subsystem's name and its state. [`#[subsystem]`](crate::subsystem) implements it.
 #[doc(hidden)]
-pub trait Registered: Subsystem {
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not marked as a subsystem",
+    label = "not a subsystem",
+    note = "write `#[subsystem(name = \"...\")]` above `impl Subsystem for {Self}`"
+)]
+pub trait Registered {
     const NAME: &'static str;
     fn state() -> &'static Lifecycle;
 }
@@ -94,7 +99,7 @@ impl Lifecycle {
 
 impl SubsystemEntry {
     #[doc(hidden)]
-    pub const fn new<S: Registered>(
+    pub const fn new<S: Subsystem>(
         owner: &'static str,
         depends_on: &'static [&'static str],
     ) -> Self {
@@ -123,7 +128,7 @@ impl SubsystemEntry {
     }
 }
 
-fn ops<S: Registered>() -> sys::spdkp_subsystem_ops {
+fn ops<S: Subsystem>() -> sys::spdkp_subsystem_ops {
     sys::spdkp_subsystem_ops {
         init: Some(init::<S>),
         fini: Some(fini::<S>),
@@ -142,7 +147,7 @@ unsafe extern "C" fn skip() {
     unsafe { sys::spdkp_subsystem_fini_next() };
 }
 
-unsafe extern "C" fn init<S: Registered>() {
+unsafe extern "C" fn init<S: Subsystem>() {
     plugin::started();
     run::<S, _>("init", S::init, |result| {
         let rc = match &result {
@@ -173,7 +178,7 @@ fn end_app(rc: i32) {
     });
 }
 
-unsafe extern "C" fn fini<S: Registered>() {
+unsafe extern "C" fn fini<S: Subsystem>() {
     if !S::state().0.swap(false, std::sync::atomic::Ordering::AcqRel) {
         // SAFETY: SPDK waits for this subsystem's stop.
         return unsafe { sys::spdkp_subsystem_fini_next() };
@@ -186,7 +191,7 @@ unsafe extern "C" fn fini<S: Registered>() {
 
 /// Runs one step of the subsystem's life and then `answer`, once, also when the step fails, panics or
 /// does not end in time.
-fn run<S: Registered, F: Future<Output = Result<()>> + 'static>(
+fn run<S: Subsystem, F: Future<Output = Result<()>> + 'static>(
     step: &'static str,
     start: fn() -> F,
     answer: fn(Result<()>),
@@ -228,7 +233,7 @@ fn run<S: Registered, F: Future<Output = Result<()>> + 'static>(
     });
 }
 
-unsafe extern "C" fn write_config<S: Registered>(writer: *mut sys::spdk_json_write_ctx) {
+unsafe extern "C" fn write_config<S: Subsystem>(writer: *mut sys::spdk_json_write_ctx) {
     let calls = catch("saving a subsystem", S::config).unwrap_or_default();
     // SAFETY: SPDK passes a writer that stands where a value may come.
     unsafe { json::write(writer, &calls) };

@@ -1,7 +1,7 @@
 //! A bdev is deleted while I/O is in flight.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,11 +25,21 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// Rounds in one process. bdevperf makes threads in each and keeps them, and 20.07 crashes when it has too many.
+const PER_PROCESS: u32 = 50;
+
+fn delete_under_load(plugin: PathBuf, module: &str, extra: Value, threads: usize, rounds: u32) {
+    for done in (0..rounds).step_by(PER_PROCESS as usize) {
+        let rounds = PER_PROCESS.min(rounds - done);
+        delete_in_one_process(&plugin, module, &extra, threads, rounds);
+    }
+}
+
 /// Makes a bdev, has bdevperf drive it from so many threads, deletes it when I/O flows, and so on again in the same
 /// process.
-fn delete_under_load(plugin: PathBuf, module: &str, extra: Value, threads: usize, rounds: u32) {
+fn delete_in_one_process(plugin: &Path, module: &str, extra: &Value, threads: usize, rounds: u32) {
     let (create, delete) = (format!("bdev_{module}_create"), format!("bdev_{module}_delete"));
-    let mut params = json!({ "name": "victim", "num_blocks": 8192, "block_size": 512 });
+    let mut params = json!({ "name": "victim", "num_blocks": 32768, "block_size": 512 });
     params.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
 
     // Of a bdev that it was not told of by such a file, 20.07 forgets the name with the bdev.
@@ -39,7 +49,7 @@ fn delete_under_load(plugin: PathBuf, module: &str, extra: Value, threads: usize
     }
     let perf = Bdevperf::new(spdk(), "randrw").plugin(plugin).queue_depth(DEPTH).seconds(60);
     let perf = perf.args(["-M", "50", "-f", "-j", jobs.path().to_str().unwrap()]).cores(threads);
-    // Two hundred disks of 4 MiB would not fit.
+    // That many disks would not fit side by side.
     let mut server = perf.host(|host| host.mem_mb(512)).serve().unwrap();
 
     let mut live = Vec::new();
@@ -66,7 +76,9 @@ fn delete_under_load(plugin: PathBuf, module: &str, extra: Value, threads: usize
     }
     server.host_mut().shutdown().unwrap();
     let log = server.host().log();
-    assert_eq!(errors(&log), Vec::<&str>::new(), "{log}");
+    // 20.07 calls the format of the file of jobs deprecated.
+    let errors: Vec<_> = errors(&log).into_iter().filter(|line| !line.contains("INI")).collect();
+    assert!(errors.is_empty(), "{errors:?}\n{log}");
     for word in ["not unregistered", "leak", "still"] {
         assert!(!log.contains(word), "'{word}' in the log:\n{log}");
     }

@@ -121,8 +121,8 @@ impl<B: Bdev> BdevBuilder<B> {
         self
     }
 
-    /// The alignment in bytes that buffers must have, a power of two . SPDK copies those that
-    /// have not.
+    /// The alignment in bytes that the buffers of reads and writes must have: a power of two up to 4096, or
+    /// 512 before SPDK 23.01. The bdev layer copies those that have another.
     pub fn buffer_alignment(mut self, alignment: usize) -> Self {
         self.alignment = alignment;
         self
@@ -214,6 +214,13 @@ impl<B: Bdev> BdevBuilder<B> {
 
     fn register_here(self, bdev: B) -> Result<BdevHandle<B>> {
         let mut opts = self.checked()?;
+        if B::registration().raw().is_null() {
+            return Err(Error::Invalid(format!(
+                "module {} is not registered: name its crate in spdk_plugin!, and see the log for what \
+                 its constructor said",
+                B::NAME
+            )));
+        }
         let name = c_name("name", &self.name)?;
         let product = c_name("product name", self.product_name.as_deref().unwrap_or(B::NAME))?;
         let aliases: Vec<CString> =
@@ -228,34 +235,33 @@ impl<B: Bdev> BdevBuilder<B> {
         }
         opts.name = name.as_ptr();
         opts.product_name = product.as_ptr();
-        let handle = Device::new(self.name, opts.block_size, opts.num_blocks, bdev).register(
-            &name,
-            &aliases,
-            |ctx| {
-                let mut needs = ptr::null();
-                // SAFETY: the strings live through the call, which copies them.
-                let raw = unsafe {
-                    sys::spdkp_bdev_new(
-                        B::registration().raw(),
-                        &raw const opts,
-                        ctx,
-                        &raw mut needs,
-                    )
-                };
-                if !needs.is_null() {
-                    // SAFETY: the shim set it to one of its literals.
-                    let needs = unsafe { CStr::from_ptr(needs) }.to_str().unwrap_or("?");
-                    return Err(Error::Unsupported { what: "this DIF format".into(), needs });
-                }
-                if raw.is_null() { Err(Error::NoMemory("a bdev".into())) } else { Ok(raw) }
-            },
-        )?;
+        let (size, blocks) = (opts.block_size, opts.num_blocks);
+        let device = Device::new(self.name, size, blocks, self.alignment, bdev);
+        let handle = device.register(&name, &aliases, |ctx| {
+            let mut needs = ptr::null();
+            // SAFETY: the strings live through the call, which copies them.
+            let raw = unsafe {
+                sys::spdkp_bdev_new(B::registration().raw(), &raw const opts, ctx, &raw mut needs)
+            };
+            if !needs.is_null() {
+                // SAFETY: the shim set it to one of its literals.
+                let needs = unsafe { CStr::from_ptr(needs) }.to_str().unwrap_or("?");
+                return Err(Error::Unsupported { what: "this DIF format".into(), needs });
+            }
+            if raw.is_null() { Err(Error::NoMemory("a bdev".into())) } else { Ok(raw) }
+        })?;
         for (period, mut function) in self.pollers {
             let device = Arc::downgrade(handle.device());
             let poller = Poller::every(period, move || {
                 device.upgrade().map_or(PollStatus::Idle, |device| function(&device.user))
-            })?;
-            handle.device().keep_poller(poller);
+            });
+            match poller {
+                Ok(poller) => handle.device().keep_poller(poller),
+                Err(error) => {
+                    handle.device().unregister_now();
+                    return Err(error);
+                }
+            }
         }
         Ok(handle)
     }
@@ -298,8 +304,13 @@ impl<B: Bdev> BdevBuilder<B> {
                 | (dif.check_app_tag as u32 * sys::SPDK_DIF_FLAGS_APPTAG_CHECK)
                 | (dif.check_ref_tag as u32 * sys::SPDK_DIF_FLAGS_REFTAG_CHECK);
         }
-        if !self.alignment.is_power_of_two() {
-            return invalid(format!("buffer alignment {} is not a power of two", self.alignment));
+        // Before 23.01 the bdev layer's own buffers are aligned to 512 bytes.
+        let most = if sys::VERSION_MAJOR < 23 { 512 } else { 4096 };
+        if !self.alignment.is_power_of_two() || self.alignment > most {
+            let alignment = self.alignment;
+            return invalid(format!(
+                "buffer alignment {alignment}; a power of two up to {most} will do"
+            ));
         }
         opts.alignment_log2 = u8::try_from(self.alignment.ilog2()).unwrap_or(0);
         if u64::from(opts.write_unit_size) > opts.num_blocks {

@@ -117,8 +117,16 @@ impl Record {
         channel: &ChannelCore,
         outcome: IoResult,
     ) {
-        // SAFETY: says the caller; the batch completes it once.
-        channel.home().push_done(unsafe { Self::note(io, channel, outcome) });
+        // SAFETY: says the caller; it is completed once.
+        unsafe {
+            let link = Self::note(io, channel, outcome);
+            if outcome == Err(IoError::NoMemory) && !channel.must_retry() {
+                // The bdev layer queues it, and stops to submit what it had queued when it sees this.
+                complete(link);
+            } else {
+                channel.home().push_done(link);
+            }
+        }
     }
 }
 
@@ -157,8 +165,17 @@ impl IoCell {
     /// # Safety
     /// `io` was submitted to us and not yet completed; the channel lives until it is completed.
     #[inline]
-    pub(crate) unsafe fn new(io: *mut sys::spdk_bdev_io, channel: &ChannelCore) -> Option<&IoCell> {
-        let cell = channel.slab.take()?.cast::<Self>();
+    pub(crate) unsafe fn new(
+        io: *mut sys::spdk_bdev_io,
+        channel: &ChannelCore,
+        kind: Option<IoKind>,
+    ) -> Option<&IoCell> {
+        let place = channel.slab.take().or_else(|| match kind {
+            // What frees the others must not wait for them.
+            Some(IoKind::Reset | IoKind::Abort) => channel.slab.take_reserve(),
+            _ => None,
+        });
+        let cell = place?.cast::<Self>();
         // SAFETY: the slab's places are as large and as aligned as a frame; this one is ours alone.
         unsafe {
             cell.write(Self {
@@ -323,7 +340,8 @@ impl IoCell {
             Ok(()) if self.cdw0.get() != 0 => {
                 Err(IoError::Nvme { cdw0: self.cdw0.get(), sct: 0, sc: 0 })
             }
-            outcome => outcome,
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.or_failed()),
         };
         // SAFETY: the channel outlives the request.
         let (io, channel) = (self.io, unsafe { &*self.channel });
@@ -399,6 +417,9 @@ pub(crate) unsafe fn complete(link: *const Link) {
             .cast_mut()
             .cast::<sys::spdk_bdev_io>();
         let (channel, outcome) = ((*record).channel, (*record).outcome);
+        if outcome == Err(IoError::NoMemory) && (*channel).must_retry() {
+            return ChannelCore::serve_again(channel, io);
+        }
         if BdevIo::kind_of(io) == IoKind::Zcopy as u8 {
             end_loan(io, outcome);
         }
@@ -410,12 +431,18 @@ pub(crate) unsafe fn complete(link: *const Link) {
     }
 }
 
-/// Lets go of what was lent, unless that is what a zcopy has just started with.
+/// Lets go of what was lent, unless that is what a zcopy has just started with, or its end is to be
+/// submitted again.
 #[cold]
 unsafe fn end_loan(io: *mut sys::spdk_bdev_io, outcome: IoResult) {
     // SAFETY: the request is a zcopy that is with us.
     unsafe {
-        if sys::spdkp_io_zcopy_flags(io) & sys::SPDKP_ZCOPY_START == 0 || outcome.is_err() {
+        let starts = sys::spdkp_io_zcopy_flags(io) & sys::SPDKP_ZCOPY_START != 0;
+        let stays = match outcome {
+            Ok(()) | Err(IoError::Nvme { sct: 0, sc: 0, .. }) => starts,
+            Err(error) => !starts && error == IoError::NoMemory,
+        };
+        if !stays {
             Record::lent(io).set(None);
         }
     }

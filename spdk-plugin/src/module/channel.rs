@@ -9,10 +9,11 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::cell::{FRAME, IoCell, complete};
+use super::cell::{FRAME, IoCell, Record, complete};
 use super::device::{Device, DeviceCore};
 use super::io::{self, BdevIo};
 use super::slab::Slab;
+use super::status::IoError;
 use super::{Bdev, handlers};
 use crate::error::{Error, Result};
 use crate::guard::{catch, drop_caught};
@@ -33,6 +34,9 @@ pub(crate) struct ChannelCore {
     /// Someone waits for requests to end: `closed` or `quiet` is set.
     awaited: Cell<bool>,
     free: unsafe fn(*const ChannelCore),
+    serve: unsafe fn(*const ChannelCore, *mut sys::spdk_bdev_io),
+    /// The bits of an address that the device wants to be 0.
+    align_mask: usize,
     pub(crate) pending: Pending,
     pub(crate) slab: Slab,
 }
@@ -143,6 +147,25 @@ impl ChannelCore {
         }
     }
 
+    /// Whether a request that lacks memory is ours to try again: before 24.01 the bdev layer does so when
+    /// another request of the channel ends, and there is none.
+    pub(crate) fn must_retry(&self) -> bool {
+        self.inflight.get() == 1 && sys::VERSION_MAJOR < 24
+    }
+
+    /// Serves a request from the start.
+    ///
+    /// # Safety
+    /// The request was counted and has ended, but is not completed.
+    #[cold]
+    pub(crate) unsafe fn serve_again(this: *const Self, io: *mut sys::spdk_bdev_io) {
+        // SAFETY: says the caller; `serve` counts it anew.
+        unsafe {
+            (*this).inflight.set((*this).inflight.get() - 1);
+            ((*this).serve)(this, io);
+        }
+    }
+
     /// Cancels whatever waits here but resets, which wait for it to end.
     fn cancel_all(&self) {
         for cell in self.pending.iter().filter(|cell| !cell.is_reset()) {
@@ -239,7 +262,7 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
             Ok(Ok(user)) => user,
             Ok(Err(error)) => {
                 log::error!("bdev {}: no channel: {error}", device.core.name);
-                return -error.errno();
+                return -error.errno().max(1);
             }
             Err(_) => return -libc::EIO,
         };
@@ -259,6 +282,8 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
                 quiet: Cell::new(ptr::null_mut()),
                 awaited: Cell::new(false),
                 free: free::<B>,
+                serve: serve::<B>,
+                align_mask: device.core.align_mask,
                 pending: Pending { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) },
                 slab,
             },
@@ -310,7 +335,8 @@ pub(crate) unsafe extern "C" fn submit<B: Bdev>(
 ) {
     // SAFETY: the request was just submitted, on the channel's thread.
     unsafe {
-        match io::missing_buffer(io) {
+        let channel = core_of(channel);
+        match io::missing_buffer(io, channel.align_mask) {
             None => serve::<B>(channel, io),
             Some(len) => sys::spdk_bdev_io_get_buf(io, Some(got_buffer::<B>), len),
         }
@@ -322,23 +348,27 @@ unsafe extern "C" fn got_buffer<B: Bdev>(
     io: *mut sys::spdk_bdev_io,
     success: bool,
 ) {
-    // SAFETY: the request is with us and on its thread.
+    // SAFETY: the request is with us and on its thread. The bdev layer still writes to it after this, so a
+    // failure waits for the batch too.
     unsafe {
+        let channel = core_of(channel);
         if success {
             serve::<B>(channel, io);
         } else {
             // There is none so large, or the request is being aborted.
-            sys::spdk_bdev_io_complete(io, sys::SPDK_BDEV_IO_STATUS_FAILED);
+            channel.request_started();
+            Record::end_in_submit(io, channel, Err(IoError::Failed));
         }
     }
 }
 
 /// # Safety
-/// The request is with us, has its buffers, and nothing of ours is in it; we are on its thread.
+/// The core is a `Channel<B>`'s. The request is with us, has its buffers, and nothing of ours is in it;
+/// we are on its thread.
 #[inline]
-unsafe fn serve<B: Bdev>(channel: *mut sys::spdk_io_channel, io: *mut sys::spdk_bdev_io) {
-    // SAFETY: the bdev layer submits on the channel's thread, before the channel is destroyed.
-    let channel = unsafe { channel_of::<B>(channel) };
+unsafe fn serve<B: Bdev>(core: *const ChannelCore, io: *mut sys::spdk_bdev_io) {
+    // SAFETY: the core is the channel's first field; requests come before the channel is destroyed.
+    let channel = unsafe { &*core.cast::<Channel<B>>() };
     let core = channel.core();
     core.request_started();
     // SAFETY: the request is with us, and the channel counts it.
@@ -368,7 +398,7 @@ pub(crate) async fn for_each<B: Bdev>(
     let (reply, done) = oneshot::channel();
     let name = device.core.name.clone();
     on_app(move || {
-        device.core.check_registered()?;
+        device.core.iteration_started()?;
         let io_device = Arc::as_ptr(&device).cast_mut().cast();
         let each = ForEach { device, function: Box::new(function), reply: Some(reply) };
         let ctx = Box::into_raw(Box::new(each)).cast();
@@ -403,6 +433,7 @@ unsafe extern "C" fn after_each<B: Bdev>(iter: *mut sys::spdk_io_channel_iter, s
         unsafe { Box::from_raw(sys::spdk_io_channel_iter_get_ctx(iter).cast::<ForEach<B>>()) };
     let ForEach { device, function, mut reply } = *each;
     let Some(home) = HomeRef::current() else { return };
+    device.core.iteration_ended();
     home.get().enter(|| {
         drop_caught("a call on the channels", function);
         drop_caught("a bdev's state", device);

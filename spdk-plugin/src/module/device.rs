@@ -19,7 +19,8 @@ use serde_json::Value;
 use spdk_plugin_sys as sys;
 use uuid::Uuid;
 
-use super::{Bdev, channel};
+use super::kind::IoKinds;
+use super::{Bdev, channel, handlers};
 use crate::error::{Error, Result};
 use crate::guard::{catch, drop_caught};
 use crate::runtime::home::HomeRef;
@@ -33,6 +34,14 @@ pub(crate) struct DeviceCore {
     /// SPDK's struct, null when it is gone. App thread only.
     raw: AtomicPtr<sys::spdk_bdev>,
     poisoned: AtomicBool,
+    /// What it serves.
+    pub(crate) kinds: IoKinds,
+    /// The bits of a buffer's address that must be 0.
+    pub(crate) align_mask: usize,
+    /// Its unregistration has begun. App thread only, as the next.
+    gone: AtomicBool,
+    /// `for_each_channel`s under way, during which SPDK does not unregister an io_device.
+    iterations: AtomicU32,
     /// Its registration and its channels: with the last one SPDK's share goes.
     pins: AtomicU32,
     pollers: AppOnly<Mutex<Vec<Poller>>>,
@@ -42,7 +51,7 @@ pub(crate) struct DeviceCore {
 /// What is made, used and dropped on the app thread only.
 struct AppOnly<T>(T);
 
-// SAFETY: `Device::{adopt, destruct}` are the users, and both run on the app thread.
+// SAFETY: `keep_poller` and `destruct_here` are the users, and both run on the app thread.
 unsafe impl<T> Send for AppOnly<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for AppOnly<T> {}
@@ -92,13 +101,23 @@ impl DeviceCore {
 }
 
 impl<B: Bdev> Device<B> {
-    pub(crate) fn new(name: String, block_size: u32, num_blocks: u64, user: B) -> Self {
+    pub(crate) fn new(
+        name: String,
+        block_size: u32,
+        num_blocks: u64,
+        alignment: usize,
+        user: B,
+    ) -> Self {
         let core = DeviceCore {
             name,
             block_size,
             num_blocks: AtomicU64::new(num_blocks),
             raw: AtomicPtr::new(ptr::null_mut()),
             poisoned: AtomicBool::new(false),
+            kinds: handlers::kinds(&user),
+            align_mask: alignment - 1,
+            gone: AtomicBool::new(false),
+            iterations: AtomicU32::new(0),
             pins: AtomicU32::new(1),
             pollers: AppOnly(Mutex::default()),
             finish: finish::<B>,
@@ -148,13 +167,20 @@ impl<B: Bdev> Device<B> {
             // SAFETY: the bdev is registered, and the name ends in NUL.
             let rc = unsafe { sys::spdk_bdev_alias_add(raw, alias.as_ptr()) };
             if rc != 0 {
-                // SAFETY: the bdev is registered.
-                unsafe { sys::spdk_bdev_unregister(raw, None, ptr::null_mut()) };
+                handle.device.unregister_now();
                 let what = format!("alias {alias:?} of bdev {}", handle.name());
                 return Err(Error::from_rc(what, rc));
             }
         }
         Ok(handle)
+    }
+
+    /// Takes the registration back. On the app thread.
+    pub(crate) fn unregister_now(&self) {
+        if let Ok(raw) = self.core.registered() {
+            // SAFETY: the bdev is registered.
+            unsafe { sys::spdk_bdev_unregister(raw, None, ptr::null_mut()) };
+        }
     }
 
     /// Keeps the poller until the bdev is unregistered. On the app thread.
@@ -165,16 +191,35 @@ impl<B: Bdev> Device<B> {
 
 /// `spdk_bdev_fn_table.destruct`. 1: the answer comes by `spdk_bdev_destruct_done`.
 pub(crate) unsafe extern "C" fn destruct(ctx: *mut c_void) -> i32 {
-    // SAFETY: the context is the `Device` that SPDK holds a share of, whose core comes first.
+    if on_app_thread() {
+        // SAFETY: the context is the `Device` that SPDK holds a share of, whose core comes first.
+        unsafe { destruct_here(ctx) };
+        return 1;
+    }
+    // Before 26.05 it is called where the last descriptor was closed.
+    let ctx = ctx.expose_provenance();
+    // SAFETY: as above; the share stays until the registration is undone.
+    let here = move || unsafe { destruct_here(ptr::with_exposed_provenance_mut(ctx)) };
+    if let Err(error) = send_to_app(Box::new(here)) {
+        log::error!("a bdev cannot be destructed: {error}");
+    }
+    1
+}
+
+/// # Safety
+/// The context is that of a device of which SPDK holds a share; called once, on the app thread.
+unsafe fn destruct_here(ctx: *mut c_void) {
+    // SAFETY: says the caller.
     let core = unsafe { &*ctx.cast::<DeviceCore>() };
+    core.gone.store(true, Ordering::Relaxed);
     let pollers = {
         let mut pollers = core.pollers.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *pollers)
     };
     drop_caught("a bdev's pollers", pollers);
-    // SAFETY: registered by `register`, and this is the one time that it is undone.
-    unsafe { sys::spdk_io_device_unregister(ctx, Some(unregistered)) };
-    1
+    // SAFETY: the bdev is there until `finish`.
+    unsafe { sys::spdkp_bdev_forget_aliases(core.raw.load(Ordering::Relaxed)) };
+    core.unregister_io_device();
 }
 
 unsafe extern "C" fn unregistered(ctx: *mut c_void) {
@@ -369,14 +414,36 @@ impl DeviceCore {
     /// SPDK's bdev. On the app thread.
     fn registered(&self) -> Result<*mut sys::spdk_bdev> {
         let raw = self.raw.load(Ordering::Relaxed);
-        if raw.is_null() {
+        if raw.is_null() || self.gone.load(Ordering::Relaxed) {
             return Err(Error::NotFound(format!("bdev {} has gone", self.name)));
         }
         Ok(raw)
     }
 
-    pub(crate) fn check_registered(&self) -> Result<()> {
-        self.registered().map(drop)
+    /// A `for_each_channel` begins. On the app thread.
+    pub(crate) fn iteration_started(&self) -> Result<()> {
+        self.registered()?;
+        self.iterations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// It has ended. On the app thread.
+    pub(crate) fn iteration_ended(&self) {
+        self.iterations.fetch_sub(1, Ordering::Relaxed);
+        if self.gone.load(Ordering::Relaxed) {
+            self.unregister_io_device();
+        }
+    }
+
+    /// Undoes the io_device's registration once nobody goes through its channels. On the app thread, after
+    /// `gone` was set.
+    fn unregister_io_device(&self) {
+        if self.iterations.load(Ordering::Relaxed) == 0 {
+            let ctx = ptr::from_ref(self).cast_mut().cast();
+            // SAFETY: registered by `register`; undone once, as no iteration begins after `gone`, so only
+            // the last one to end or `destruct_here` finds none under way.
+            unsafe { sys::spdk_io_device_unregister(ctx, Some(unregistered)) };
+        }
     }
 }
 

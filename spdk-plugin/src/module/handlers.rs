@@ -12,18 +12,17 @@ use super::kind::{IoKind, IoKinds};
 use super::status::{IoError, IoResult};
 use crate::guard::catch;
 
-/// Whether a module serves the kind of this number: what it overrides, and what the crate does for every
-/// module.
-#[inline]
-pub(crate) fn supported<B: Bdev>(bdev: &B, kind: u32) -> bool {
-    let always = const { B::OVERRIDES.kinds.and(IoKinds::RESET).and(IoKinds::ABORT) };
-    always.contains_raw(kind) || IoKind::from_raw(kind).is_some_and(|kind| submits(bdev, kind))
-}
-
-/// Whether the module's `submit` serves the kind.
-fn submits<B: Bdev>(bdev: &B, kind: IoKind) -> bool {
-    B::OVERRIDES.submit
-        && catch("asking what a bdev supports", || bdev.supports(kind)).unwrap_or(false)
+/// The kinds that a device serves: what its module overrides, and what the crate does for every module.
+/// A module's own word is taken once, as the bdev layer may ask between the halves of one request.
+pub(crate) fn kinds<B: Bdev>(bdev: &B) -> IoKinds {
+    let ours = B::OVERRIDES.kinds.and(IoKinds::RESET).and(IoKinds::ABORT);
+    if !B::OVERRIDES.submit {
+        return ours;
+    }
+    let supports = |kind: &IoKind| {
+        catch("asking what a bdev supports", || bdev.supports(*kind)).unwrap_or(false)
+    };
+    IoKind::all().filter(supports).fold(ours, |kinds, kind| kinds.and(kind.into()))
 }
 
 macro_rules! handlers {
@@ -91,7 +90,6 @@ handlers! {
     Flush => flush,
     WriteZeroes => write_zeroes,
     Compare => compare,
-    CompareAndWrite => compare_and_write,
     Copy => copy,
     Zcopy => zcopy_start,
     NvmeAdmin => nvme_admin,
@@ -106,10 +104,19 @@ unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
     let bdev = &channel.device.user;
     // SAFETY: as in `dispatch`.
     unsafe {
+        if B::OVERRIDES.submit && channel.device.core.kinds.contains(kind) {
+            cell.start(|| bdev.submit(&channel.user, BdevIo::new(cell)));
+        } else {
+            our_own(channel, cell, kind);
+        }
+    }
+}
+
+/// What the crate does without the module.
+unsafe fn our_own<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+    // SAFETY: as in `dispatch`.
+    unsafe {
         match kind {
-            _ if submits(bdev, kind) => {
-                cell.start(|| bdev.submit(&channel.user, BdevIo::new(cell)))
-            }
             IoKind::Reset => cell.start(|| reset(channel, cell)),
             IoKind::Abort => cell.start(|| ready(abort(channel, cell))),
             _ => cell.start(|| ready(Err(IoError::Failed))),
@@ -130,12 +137,14 @@ pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bd
         if kind == Some(IoKind::Zcopy) && zcopy_starts(io) {
             Record::init_lent(io);
         }
-        let outcome = match kind {
-            Some(kind) if !core.device().is_poisoned() => match IoCell::new(io, core) {
-                Some(cell) => return dispatch(channel, cell, kind),
-                None => IoError::NoMemory,
-            },
-            _ => IoError::Failed,
+        let outcome = match (kind, IoCell::new(io, core, kind)) {
+            (Some(kind), Some(cell)) if core.device().is_poisoned() => {
+                return our_own(channel, cell, kind);
+            }
+            (Some(kind), Some(cell)) => return dispatch(channel, cell, kind),
+            (Some(_), None) => IoError::NoMemory,
+            (None, Some(cell)) => return cell.start(|| ready(Err(IoError::Failed))),
+            (None, None) => IoError::Failed,
         };
         Record::end_in_submit(io, core, Err(outcome));
     }

@@ -2,13 +2,14 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
 use std::slice;
 
 use spdk_plugin_sys as sys;
 
 use super::cell::{IoCell, Record};
-use super::kind::IoKind;
+use super::kind::{IoKind, IoKinds};
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
 
@@ -22,8 +23,24 @@ use crate::dma::DmaRegion;
 /// A request stays on its thread, and it does not outlive its handler.
 #[must_use = "the handler's result completes the request"]
 pub struct BdevIo<'io> {
-    cell: &'io IoCell,
-    _unique: PhantomData<*mut &'io mut ()>,
+    cell: CellRef<'io>,
+}
+
+/// A reference to a request's cell that stays on its thread. The pointer alone says so: the compiler
+/// would name each part of the cell to one who sends a request away.
+struct CellRef<'io> {
+    cell: NonNull<IoCell>,
+    _cell: PhantomData<fn(&'io IoCell) -> &'io IoCell>,
+}
+
+impl Deref for CellRef<'_> {
+    type Target = IoCell;
+
+    #[inline]
+    fn deref(&self) -> &IoCell {
+        // SAFETY: made from a reference that lives longer.
+        unsafe { self.cell.as_ref() }
+    }
 }
 
 /// Tells requests of one bdev apart, to find the one that an abort is about.
@@ -39,7 +56,7 @@ pub struct ZcopyStart {
 
 impl<'io> BdevIo<'io> {
     pub(crate) fn new(cell: &'io IoCell) -> Self {
-        Self { cell, _unique: PhantomData }
+        Self { cell: CellRef { cell: NonNull::from(cell), _cell: PhantomData } }
     }
 
     /// Reads a field of the C struct.
@@ -88,10 +105,14 @@ impl<'io> BdevIo<'io> {
         if self.has_range() { self.field(sys::SPDKP_IO_OFFSET_BLOCKS) } else { 0 }
     }
 
-    /// How many blocks. 0 for kinds without a range.
+    /// How many blocks. 0 for kinds without a length.
     #[inline]
     pub fn num_blocks(&self) -> u64 {
-        if self.has_range() { self.field(sys::SPDKP_IO_NUM_BLOCKS) } else { 0 }
+        if self.has_range() && !matches!(self.kind(), Some(IoKind::SeekHole | IoKind::SeekData)) {
+            self.field(sys::SPDKP_IO_NUM_BLOCKS)
+        } else {
+            0
+        }
     }
 
     /// The range in blocks. The bdev layer has checked that it lies within the bdev.
@@ -132,9 +153,26 @@ impl<'io> BdevIo<'io> {
         )
     }
 
+    /// Whether data go with the request. SPDK takes requests from a pool and leaves what the kind has no
+    /// use for as it was, so other kinds' vectors are somebody else's.
+    #[inline]
+    fn has_data(&self) -> bool {
+        const DATA: IoKinds = IoKinds::READ
+            .and(IoKinds::WRITE)
+            .and(IoKinds::COMPARE)
+            .and(IoKinds::COMPARE_AND_WRITE)
+            .and(IoKinds::ZONE_APPEND);
+        DATA.contains_raw(self.raw_kind().into())
+    }
+
+    #[inline]
+    fn is_read(&self) -> bool {
+        self.raw_kind() == IoKind::Read as u8
+    }
+
     #[inline]
     fn iovs(&self) -> &[sys::iovec] {
-        if !self.has_range() || self.raw_kind() == IoKind::Zcopy as u8 {
+        if !self.has_data() {
             return &[];
         }
         let iovs: *const sys::iovec = self.field(sys::SPDKP_IO_IOVS);
@@ -159,10 +197,12 @@ impl<'io> BdevIo<'io> {
         })
     }
 
-    /// The request's data to be filled in, in order. See [`bufs`](Self::bufs).
+    /// The buffers of a read, to be filled in, in order. Empty for all other kinds: what a write brings is
+    /// not ours to change.
     #[inline]
     pub fn bufs_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.iovs().iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
+        let iovs = if self.is_read() { self.iovs() } else { &[] };
+        iovs.iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
             // SAFETY: the vector is the submitter's memory, lent to us alone until we complete the
             // request; vectors of one request do not overlap, and `&mut self` makes this the only loan.
             unsafe { slice::from_raw_parts_mut(iov.iov_base.cast(), iov.iov_len) }
@@ -198,15 +238,18 @@ impl<'io> BdevIo<'io> {
         Some(unsafe { slice::from_raw_parts(base.cast(), len) })
     }
 
-    /// The separate metadata of the blocks to be filled in.
+    /// The separate metadata of a read, to be filled in.
     pub fn metadata_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.is_read() {
+            return None;
+        }
         let (base, len) = self.raw_metadata()?;
         // SAFETY: as in `bufs_mut`.
         Some(unsafe { slice::from_raw_parts_mut(base.cast(), len) })
     }
 
     fn raw_metadata(&self) -> Option<(*mut c_void, usize)> {
-        if !self.has_range() {
+        if !self.has_data() {
             return None;
         }
         let base: *mut c_void = self.field(sys::SPDKP_IO_MD_BUF);
@@ -240,13 +283,18 @@ impl<'io> BdevIo<'io> {
         flags & sys::SPDKP_ZCOPY_COMMIT != 0
     }
 
-    /// Answers the start of a zcopy with `range` of the region's own memory. The region stays until the
-    /// submitter has given it back.
+    /// Answers the start of a zcopy with `range` of the region's own memory, which must be as long as
+    /// [`bytes`](Self::bytes). The region stays until the submitter has given it back.
     ///
     /// # Errors
-    /// [`IoError::Failed`] if the range lies outside the region.
+    /// [`IoError::Failed`] if the range lies outside the region or has another length, and for requests
+    /// other than the start of a zcopy.
     pub fn lend(&mut self, region: &DmaRegion, range: Range<usize>) -> IoResult {
-        if self.kind() != Some(IoKind::Zcopy) {
+        let bytes = self.bytes();
+        // SAFETY: the request is with us; the flags are read for a zcopy alone.
+        let starts = self.kind() == Some(IoKind::Zcopy)
+            && unsafe { sys::spdkp_io_zcopy_flags(self.cell.io()) } & sys::SPDKP_ZCOPY_START != 0;
+        if !starts || range.len() as u64 != bytes.end - bytes.start {
             return Err(IoError::Failed);
         }
         let start = region.at(&range).ok_or(IoError::Failed)?;
@@ -311,9 +359,12 @@ impl<'io> BdevIo<'io> {
     /// (`spdk_dif_generate`, `spdk_dix_generate`), as the bdev's options say.
     ///
     /// # Errors
-    /// [`IoError::Failed`] if there is no room for it.
+    /// [`IoError::Failed`] if there is no room for it, and for requests that are not reads.
     pub fn generate_dif(&mut self) -> IoResult {
-        // SAFETY: the request is with us, and its vectors are filled in.
+        if !self.is_read() {
+            return Err(IoError::Failed);
+        }
+        // SAFETY: a read's vectors are set, and it is with us.
         match unsafe { sys::spdkp_dif_generate(self.cell.io()) } {
             0 => Ok(()),
             _ => Err(IoError::Failed),
@@ -327,7 +378,10 @@ impl<'io> BdevIo<'io> {
     /// [`IoError::Failed`] if a block's is wrong.
     pub fn verify_dif(&self) -> IoResult {
         let mut bad_block = 0;
-        // SAFETY: the request is with us.
+        if !self.has_data() {
+            return Err(IoError::Failed);
+        }
+        // SAFETY: the request is with us and has vectors.
         match unsafe { sys::spdkp_dif_verify(self.cell.io(), &raw mut bad_block) } {
             0 => Ok(()),
             _ => Err(IoError::Failed),
@@ -345,18 +399,24 @@ unsafe fn field<T: Copy>(io: *mut sys::spdk_bdev_io, offset: u32) -> T {
     unsafe { io.cast::<u8>().wrapping_add(offset as usize).cast::<T>().read() }
 }
 
-/// The length in bytes of the buffer that a read came without.
+/// The length in bytes of the buffer that the bdev layer must provide: for a read that came without one,
+/// and for data that lie at other addresses than multiples of `align_mask + 1`.
 ///
 /// # Safety
 /// The request is with us.
 #[inline]
-pub(crate) unsafe fn missing_buffer(io: *mut sys::spdk_bdev_io) -> Option<u64> {
-    // SAFETY: the shim's layout says what lies where; a read has its vectors in `u.bdev`, one at
-    // least.
+pub(crate) unsafe fn missing_buffer(io: *mut sys::spdk_bdev_io, align_mask: usize) -> Option<u64> {
+    // SAFETY: the shim's layout says what lies where; a read and a write have their vectors in `u.bdev`,
+    // one at least.
     unsafe {
         let kind: u8 = field(io, sys::SPDKP_IO_TYPE);
         let iovs: *const sys::iovec = field(io, sys::SPDKP_IO_IOVS);
-        if kind != IoKind::Read as u8 || (!iovs.is_null() && !(*iovs).iov_base.is_null()) {
+        let missing = match kind {
+            _ if kind == IoKind::Read as u8 => iovs.is_null() || (*iovs).iov_base.is_null(),
+            _ if kind != IoKind::Write as u8 => return None,
+            _ => false,
+        };
+        if !missing && (align_mask == 0 || is_aligned(io, iovs, align_mask)) {
             return None;
         }
         let bdev: *const u8 = field(io, sys::SPDKP_IO_BDEV);
@@ -364,6 +424,17 @@ pub(crate) unsafe fn missing_buffer(io: *mut sys::spdk_bdev_io) -> Option<u64> {
             bdev.wrapping_add(sys::SPDKP_BDEV_BLOCKLEN as usize).cast::<u32>().read();
         let blocks: u64 = field(io, sys::SPDKP_IO_NUM_BLOCKS);
         Some(blocks * u64::from(block_size))
+    }
+}
+
+/// # Safety
+/// The request is with us and has these vectors.
+unsafe fn is_aligned(io: *mut sys::spdk_bdev_io, iovs: *const sys::iovec, mask: usize) -> bool {
+    // SAFETY: says the caller.
+    unsafe {
+        let count: i32 = field(io, sys::SPDKP_IO_IOVCNT);
+        let iovs = slice::from_raw_parts(iovs, usize::try_from(count).unwrap_or(0));
+        iovs.iter().all(|iov| iov.iov_base.addr() & mask == 0)
     }
 }
 

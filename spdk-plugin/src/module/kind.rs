@@ -74,6 +74,19 @@ kinds! {
     NvmeIovMd = 20, NVME_IOV_MD;
 }
 
+impl IoKind {
+    /// Every kind.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..u32::BITS).filter_map(Self::from_raw)
+    }
+}
+
+impl From<IoKind> for IoKinds {
+    fn from(kind: IoKind) -> Self {
+        Self(1 << kind as u8)
+    }
+}
+
 impl IoKinds {
     /// No kind.
     pub const NONE: Self = Self(0);

@@ -86,12 +86,10 @@ macro_rules! handlers {
 ///
 /// Abort and reset need no code: the handler that waits is dropped and its request ends as aborted.
 pub trait Bdev: Module + Sized + Send + Sync + 'static {
-    /// What the module keeps for each thread that uses the device.
+    /// What the module keeps for each SPDK thread that uses the device. The scheduler may move that thread
+    /// to another core, so it must not hold what belongs to an OS thread, such as a clone of an `Rc` out
+    /// of a `thread_local!`.
     type Channel: 'static;
-
-    /// What is implemented, written by [`#[bdev_module]`](crate::bdev_module).
-    #[doc(hidden)]
-    const OVERRIDES: Overrides;
 
     /// Makes the state of a thread that starts to use the device. It is dropped on that thread.
     ///
@@ -112,8 +110,6 @@ pub trait Bdev: Module + Sized + Send + Sync + 'static {
         write_zeroes;
         /// Compares the range with [`BdevIo::bufs`]; a difference is [`IoError::Miscompare`].
         compare;
-        /// Compares and, if equal, writes; as one.
-        compare_and_write;
         /// Copies [`BdevIo::num_blocks`] from [`BdevIo::copy_source_blocks`]. SPDK 23.01 or later.
         copy;
         /// Lends the range's own memory, or a copy, by [`BdevIo::lend`]. Goes together with

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use spdk_plugin_sys as sys;
 
 use super::cell::DRIVER_CTX;
-use super::device::{BdevHandle, Device, DeviceCore, destruct};
-use super::{Bdev, channel, handlers};
+use super::device::{BdevHandle, DeviceCore, destruct};
+use super::{Bdev, Overrides, channel};
 use crate::guard::{catch, drop_caught};
 use crate::json;
 use crate::plugin;
@@ -16,9 +16,18 @@ use crate::runtime::home::HomeRef;
 
 /// A module's name and its place in SPDK's table.
 /// [`#[bdev_module]`](crate::bdev_module) implements it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not marked as a bdev module",
+    label = "not a bdev module",
+    note = "write `#[bdev_module(name = \"...\")]` above `impl Bdev for {Self}`"
+)]
 pub trait Module {
     /// The module's name, as SPDK shows it.
     const NAME: &'static str;
+
+    /// What it implements of [`Bdev`].
+    #[doc(hidden)]
+    const OVERRIDES: Overrides;
 
     /// Where the registration is kept.
     #[doc(hidden)]
@@ -65,7 +74,7 @@ pub(crate) fn register_module<B: Bdev>() -> bool {
         ctx_size: Some(ctx_size),
         destruct: Some(destruct),
         submit_request: Some(channel::submit::<B>),
-        io_type_supported: Some(io_type_supported::<B>),
+        io_type_supported: Some(io_type_supported),
         dump_info: Some(dump_info::<B>),
         write_config: Some(write_config::<B>),
     };
@@ -87,14 +96,10 @@ unsafe extern "C" fn ctx_size() -> i32 {
     const { DRIVER_CTX as i32 }
 }
 
-unsafe extern "C" fn io_type_supported<B: Bdev>(
-    ctx: *mut c_void,
-    kind: sys::spdk_bdev_io_type,
-) -> bool {
-    // SAFETY: the context is a device of this module, of which SPDK holds a share meanwhile. No count is
-    // taken: before SPDK 26.01 the bdev layer asks this for every request.
-    let device = unsafe { &*ctx.cast::<Device<B>>() };
-    handlers::supported(&device.user, kind)
+unsafe extern "C" fn io_type_supported(ctx: *mut c_void, kind: sys::spdk_bdev_io_type) -> bool {
+    // SAFETY: the context is a device, of which SPDK holds a share meanwhile. Before 26.01 the bdev layer
+    // asks this for every request.
+    unsafe { (*ctx.cast::<DeviceCore>()).kinds.contains_raw(kind) }
 }
 
 unsafe extern "C" fn dump_info<B: Bdev>(

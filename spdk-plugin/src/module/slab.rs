@@ -6,32 +6,49 @@ use std::ptr::{self, NonNull};
 
 /// Requests of a channel that can wait at once. The bdev layer retries what finds the slab full.
 const PLACES: usize = 1024;
+/// More places, for those who come to free the others.
+const RESERVE: usize = 8;
 
 /// Places of one size, all in one block: the freed ones in a list through themselves, the last one first,
 /// and behind them those that were never used.
 pub(crate) struct Slab {
     block: NonNull<u8>,
     layout: Layout,
+    place: usize,
     free: Cell<*mut u8>,
     /// Bytes of the block that were used once.
     used: Cell<usize>,
+    /// Free places of the reserve, which lies at the end of the block.
+    reserve: Cell<*mut u8>,
 }
 
 impl Slab {
     /// A slab of places of `size` bytes, aligned to a cache line. `None`: no memory.
     pub(crate) fn new(size: usize) -> Option<Self> {
         let size = size.next_multiple_of(64);
-        let layout = Layout::from_size_align(size * PLACES, 64).ok().filter(|l| l.size() > 0)?;
+        let layout =
+            Layout::from_size_align(size * (PLACES + RESERVE), 64).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout is not empty.
         let block = NonNull::new(unsafe { alloc(layout) })?;
         // Frames are found again from what lies in them.
         let _ = block.expose_provenance();
-        Some(Self { block, layout, free: Cell::new(ptr::null_mut()), used: Cell::new(0) })
+        let none = || Cell::new(ptr::null_mut());
+        let slab =
+            Self { block, layout, place: size, free: none(), used: Cell::new(0), reserve: none() };
+        for i in 0..RESERVE {
+            slab.give(NonNull::new(slab.reserve_start().wrapping_add(i * size))?);
+        }
+        Some(slab)
+    }
+
+    #[inline]
+    fn reserve_start(&self) -> *mut u8 {
+        self.block.as_ptr().wrapping_add(PLACES * self.place())
     }
 
     /// The size of a place in bytes.
     pub(crate) fn place(&self) -> usize {
-        self.layout.size() / PLACES
+        self.place
     }
 
     /// A free place.
@@ -46,7 +63,7 @@ impl Slab {
     #[cold]
     fn fresh(&self) -> Option<NonNull<u8>> {
         let at = self.used.get();
-        if at == self.layout.size() {
+        if at == PLACES * self.place() {
             return None;
         }
         self.used.set(at + self.place());
@@ -56,9 +73,18 @@ impl Slab {
     /// Takes back a place that came from this slab.
     #[inline]
     pub(crate) fn give(&self, place: NonNull<u8>) {
+        let list = if place.as_ptr() >= self.reserve_start() { &self.reserve } else { &self.free };
         // SAFETY: the place is one of ours, of 64 bytes or more, and what it held is gone.
-        unsafe { place.cast::<*mut u8>().write(self.free.get()) };
-        self.free.set(place.as_ptr());
+        unsafe { place.cast::<*mut u8>().write(list.get()) };
+        list.set(place.as_ptr());
+    }
+
+    /// A free place of the reserve.
+    pub(crate) fn take_reserve(&self) -> Option<NonNull<u8>> {
+        let place = NonNull::new(self.reserve.get())?;
+        // SAFETY: as in `take`.
+        self.reserve.set(unsafe { place.cast::<*mut u8>().read() });
+        Some(place)
     }
 }
 
@@ -82,6 +108,16 @@ mod tests {
         assert_eq!(places.len(), super::PLACES);
         places.sort_unstable();
         assert!(places.windows(2).all(|w| w[1] - w[0] >= 24));
+    }
+
+    #[test]
+    fn the_reserve_is_apart() {
+        let slab = Slab::new(64).unwrap();
+        while slab.take().is_some() {}
+        let place = slab.take_reserve().unwrap();
+        slab.give(place);
+        assert!(slab.take().is_none());
+        assert_eq!(slab.take_reserve(), Some(place));
     }
 
     #[test]

@@ -52,6 +52,15 @@ impl IoError {
     pub const UNRECOVERED_READ: Self = Self::Nvme { cdw0: 0, sct: 2, sc: 0x81 };
     /// NVMe's "invalid field in command".
     pub const INVALID_FIELD: Self = Self::Nvme { cdw0: 0, sct: 0, sc: 0x02 };
+
+    /// This error, or a plain failure where it spells success.
+    pub(crate) fn or_failed(self) -> Self {
+        match self {
+            Self::Nvme { sct: 0, sc: 0, .. } | Self::Scsi { sc: 0, .. } => Self::Failed,
+            Self::Errno(errno) if errno <= 0 => Self::Failed,
+            error => error,
+        }
+    }
 }
 
 impl From<Error> for IoError {

@@ -23,6 +23,17 @@ impl Bdev for Unknown {
     }
 }
 
+struct Twice;
+
+#[bdev_module(name = "a", name = "b")]
+impl Bdev for Twice {
+    type Channel = ();
+
+    fn channel(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 struct Empty;
 
 #[bdev_module(name = "")]

@@ -30,6 +30,17 @@ async fn aliases_not_a_list(_: Params) -> Result<bool, RpcError> {
     Ok(true)
 }
 
+#[rpc]
+async fn borrowed_params(name: &str) -> Result<bool, RpcError> {
+    Ok(name.is_empty())
+}
+
+#[rpc]
+async fn generic<T>(params: T) -> Result<bool, RpcError> {
+    drop(params);
+    Ok(true)
+}
+
 struct Service;
 
 impl Service {

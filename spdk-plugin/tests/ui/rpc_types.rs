@@ -18,9 +18,4 @@ async fn another_error() -> Result<bool, String> {
     Ok(true)
 }
 
-#[rpc]
-async fn borrowed_params(name: &str) -> Result<bool, RpcError> {
-    Ok(name.is_empty())
-}
-
 fn main() {}

@@ -1,4 +1,4 @@
-//! The modules `chaos_submit`, which treats all I/O alike, and `chaos_atomic`, which can compare and write as one.
+//! The module `chaos_submit`: a disk that treats all I/O alike.
 
 use spdk_plugin::module::{Bdev, BdevBuilder, BdevHandle, BdevIo, IoKind, IoResult, RpcCall};
 use spdk_plugin::rpc::RpcError;
@@ -37,32 +37,4 @@ async fn create(params: Create) -> Result<String, RpcError> {
     let bdev = BdevBuilder::new(&*params.name, params.block_size, params.num_blocks);
     let submit = Submit { mischief: Mischief::new(params) };
     Ok(bdev.register(submit).await?.name().to_owned())
-}
-
-struct Atomic {
-    mischief: Mischief,
-}
-
-#[bdev_module(name = "chaos_atomic")]
-impl Bdev for Atomic {
-    type Channel = ();
-
-    fn channel(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn read(&self, _: &(), _: BdevIo<'_>) -> IoResult {
-        Ok(())
-    }
-
-    async fn compare_and_write(&self, _: &(), _: BdevIo<'_>) -> IoResult {
-        self.mischief.handle("compare_and_write").await
-    }
-}
-
-#[rpc(name = "bdev_chaos_atomic_create")]
-async fn create_atomic(params: Create) -> Result<String, RpcError> {
-    let bdev = BdevBuilder::new(&*params.name, params.block_size, params.num_blocks);
-    let atomic = Atomic { mischief: Mischief::new(params) };
-    Ok(bdev.register(atomic).await?.name().to_owned())
 }

@@ -1,0 +1,7 @@
+use spdk_plugin::Subsystem;
+
+struct Settings;
+
+impl Subsystem for Settings {}
+
+fn main() {}
