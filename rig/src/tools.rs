@@ -78,11 +78,12 @@ impl Build {
 
     /// Builds the package's library and returns the path of its shared object.
     pub fn cdylib(&self, spdk: &Spdk) -> Result<PathBuf> {
-        self.build(spdk, &["--lib"], |artifact| {
-            let is_cdylib = artifact.target.crate_types.iter().any(|kind| kind == "cdylib");
-            let shared = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "so");
-            artifact.filenames.into_iter().find(shared).filter(|_| is_cdylib)
-        })
+        self.build(spdk, &["--lib"], Artifact::shared_object)
+    }
+
+    /// Builds the package's example `name`, a cdylib, and returns the path of its shared object.
+    pub fn example_cdylib(&self, spdk: &Spdk, name: &str) -> Result<PathBuf> {
+        self.build(spdk, &["--example", name], Artifact::shared_object)
     }
 
     /// Builds the package's binary `name` and returns its path.
@@ -154,6 +155,14 @@ struct Artifact {
     target: Target,
     filenames: Vec<PathBuf>,
     executable: Option<PathBuf>,
+}
+
+impl Artifact {
+    fn shared_object(self) -> Option<PathBuf> {
+        let is_cdylib = self.target.crate_types.iter().any(|kind| kind == "cdylib");
+        let shared = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "so");
+        self.filenames.into_iter().find(shared).filter(|_| is_cdylib)
+    }
 }
 
 #[derive(Deserialize)]

@@ -34,11 +34,11 @@ pub enum Error {
     #[error("{0}")]
     WrongThread(String),
     /// Any other errno of SPDK's, with the call that returned it.
-    #[error("{what}: {}", io::Error::from_raw_os_error(*.errno))]
+    #[error("{what}: {}", io::Error::from_raw_os_error(positive(*.errno)))]
     Errno {
         /// The operation that failed and what it was on.
         what: String,
-        /// A positive errno value.
+        /// A positive errno value. Any other counts as `EIO`, so that no failure reads as success.
         errno: i32,
     },
     /// A user's code panicked; the log has the place and the message.
@@ -47,12 +47,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of a C call that returned the negative errno `rc`.
+    /// The error of a C call that returned the negative errno `rc`. Any other `rc` becomes `EIO`.
     pub fn from_rc(what: impl Into<String>, rc: i32) -> Self {
         let what = what.into();
         match rc.saturating_neg() {
             libc::ENOMEM => Self::NoMemory(what),
-            errno => Self::Errno { what, errno },
+            errno => Self::Errno { what, errno: positive(errno) },
         }
     }
 
@@ -66,11 +66,35 @@ impl Error {
             Self::Busy(_) => libc::EBUSY,
             Self::Unsupported { .. } => libc::ENOTSUP,
             Self::WrongThread(_) => libc::EPERM,
-            Self::Errno { errno, .. } => *errno,
+            Self::Errno { errno, .. } => positive(*errno),
             Self::Panicked(_) => libc::EIO,
         }
     }
 }
 
+fn positive(errno: i32) -> i32 {
+    if errno > 0 { errno } else { libc::EIO }
+}
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn no_failure_reads_as_success() {
+        for errno in [0, -1, -libc::ENOMEM, i32::MIN] {
+            let error = Error::Errno { what: "opening".into(), errno };
+            assert_eq!(error.errno(), libc::EIO);
+            assert!(error.to_string().contains("os error 5"), "{error}");
+        }
+        for rc in [0, 1, i32::MAX] {
+            assert_eq!(Error::from_rc("opening", rc).errno(), libc::EIO);
+        }
+        assert_eq!(Error::from_rc("opening", i32::MIN).errno(), i32::MAX);
+        assert_eq!(Error::from_rc("opening", -libc::ENOENT).errno(), libc::ENOENT);
+        assert!(matches!(Error::from_rc("opening", -libc::ENOMEM), Error::NoMemory(_)));
+    }
+}

@@ -8,6 +8,7 @@ mod abi;
 mod names;
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use linkme::distributed_slice;
@@ -18,6 +19,7 @@ pub use names::claim;
 
 use crate::module::ModuleEntry;
 use crate::rpc::Method;
+use crate::runtime::home;
 use crate::subsystem::SubsystemEntry;
 use crate::{guard, log as spdk_log};
 
@@ -136,25 +138,61 @@ pub(crate) fn started() {
     });
 }
 
-/// The sentence that says how the subsystem depends on itself, if it does. SPDK would sort for ever.
-fn cycle(name: &'static str) -> Option<String> {
-    fn walk(path: &mut Vec<&'static str>, to: &str) -> bool {
-        let at = path[path.len() - 1];
-        let Some(entry) = SUBSYSTEMS.iter().find(|s| s.name == at) else { return false };
-        entry.depends_on.iter().any(|next| {
-            if path[1..].contains(next) {
+/// Modules of this artefact that SPDK has stopped.
+static MODULES_STOPPED: AtomicUsize = AtomicUsize::new(0);
+/// Subsystems of this artefact that run.
+static SUBSYSTEMS_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// SPDK has stopped one of our modules.
+pub(crate) fn module_stopped() {
+    MODULES_STOPPED.fetch_add(1, Ordering::AcqRel);
+    stopped();
+}
+
+pub(crate) fn subsystem_started() {
+    SUBSYSTEMS_UP.fetch_add(1, Ordering::AcqRel);
+}
+
+/// SPDK has stopped one of our subsystems that was up.
+pub(crate) fn subsystem_stopped() {
+    SUBSYSTEMS_UP.fetch_sub(1, Ordering::AcqRel);
+    stopped();
+}
+
+/// After the last stop SPDK ends its threads, some time, and tells us nothing more.
+fn stopped() {
+    let modules = MODULES_STOPPED.load(Ordering::Acquire);
+    if modules >= MODULES.len() && SUBSYSTEMS_UP.load(Ordering::Acquire) == 0 {
+        home::shut_down();
+    }
+}
+
+/// The sentence that says how the subsystem depends on itself, if it does, be it by way of another
+/// plugin's. SPDK would sort for ever.
+fn cycle(name: &str) -> Option<String> {
+    find_cycle(name, &|at| match SUBSYSTEMS.iter().find(|s| s.name == at) {
+        Some(entry) => entry.depends_on.iter().map(|&next| next.to_owned()).collect(),
+        None => names::dependencies(at),
+    })
+}
+
+fn find_cycle(name: &str, needs: &dyn Fn(&str) -> Vec<String>) -> Option<String> {
+    fn walk(path: &mut Vec<String>, to: &str, needs: &dyn Fn(&str) -> Vec<String>) -> bool {
+        needs(&path[path.len() - 1]).into_iter().any(|next| {
+            if path[1..].contains(&next) {
                 return false;
             }
+            let found = next == to;
             path.push(next);
-            let found = *next == to || walk(path, to);
+            let found = found || walk(path, to, needs);
             if !found {
                 path.pop();
             }
             found
         })
     }
-    let mut path = vec![name];
-    walk(&mut path, name).then(|| {
+    let mut path = vec![name.to_owned()];
+    walk(&mut path, name, needs).then(|| {
         let path = path.join(" -> ");
         format!("subsystem {name} cannot start: circular dependency {path}")
     })
@@ -164,4 +202,28 @@ fn cycle(name: &'static str) -> Option<String> {
 fn c_text(text: *const std::ffi::c_char) -> String {
     // SAFETY: the callers pass strings that C keeps for as long as the process lives.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_cycle;
+
+    fn of(graph: &[(&str, &[&str])], name: &str) -> Option<String> {
+        find_cycle(name, &|at| {
+            let needs = graph.iter().find(|(from, _)| *from == at).map_or(&[][..], |(_, to)| to);
+            needs.iter().map(|&next| next.to_owned()).collect()
+        })
+    }
+
+    #[test]
+    fn a_cycle_is_told_by_its_path() {
+        let graph: &[(&str, &[&str])] =
+            &[("a", &["bdev", "b"]), ("b", &["c"]), ("c", &["d", "a"]), ("d", &["d"])];
+        let told = of(graph, "a").unwrap();
+        assert!(told.ends_with("circular dependency a -> b -> c -> a"), "{told}");
+        assert!(of(graph, "d").unwrap().ends_with(": circular dependency d -> d"));
+        assert_eq!(of(&[("a", &["b", "bdev"]), ("b", &["bdev"])], "a"), None);
+        // That of others is theirs to tell.
+        assert_eq!(of(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])], "a"), None);
+    }
 }

@@ -17,13 +17,14 @@
 use std::ffi::CString;
 use std::future::{Future, poll_fn, ready};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use spdk_plugin_sys as sys;
 
 use crate::error::{Error, Result};
-use crate::guard::{Panicked, catch};
+use crate::guard::{Panicked, catch, drop_caught};
 use crate::json;
 use crate::module::RpcCall;
 use crate::plugin;
@@ -88,12 +89,12 @@ pub trait Registered {
 /// Whether `fini` is owed.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Lifecycle(std::sync::atomic::AtomicBool);
+pub struct Lifecycle(AtomicBool);
 
 impl Lifecycle {
     #[doc(hidden)]
     pub const fn new() -> Self {
-        Self(std::sync::atomic::AtomicBool::new(false))
+        Self(AtomicBool::new(false))
     }
 }
 
@@ -143,6 +144,7 @@ unsafe extern "C" fn refuse() {
 }
 
 unsafe extern "C" fn skip() {
+    STOPPING.store(true, Ordering::Release);
     // SAFETY: SPDK waits for this subsystem's stop.
     unsafe { sys::spdkp_subsystem_fini_next() };
 }
@@ -152,9 +154,12 @@ unsafe extern "C" fn init<S: Subsystem>() {
     run::<S, _>("init", S::init, |result| {
         let rc = match &result {
             Ok(()) => 0,
-            Err(error) => -error.errno().max(1),
+            Err(error) => -error.errno(),
         };
-        S::state().0.store(rc == 0, std::sync::atomic::Ordering::Release);
+        if rc == 0 {
+            S::state().0.store(true, Ordering::Release);
+            plugin::subsystem_started();
+        }
         // SAFETY: SPDK waits for this subsystem's start; `run` answers once.
         unsafe { sys::spdkp_subsystem_init_next(rc) };
         if rc != 0 {
@@ -163,27 +168,35 @@ unsafe extern "C" fn init<S: Subsystem>() {
     });
 }
 
+/// The program stops already. Releases that need [`end_app`] first stop the subsystem that has failed,
+/// and would stop everything a second time if they were told to.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
 /// Ends the program whose start has failed, where SPDK only says so to who sent `framework_start_init`.
 fn end_app(rc: i32) {
     // SAFETY: reads SPDK's state.
-    let (Some(home), true) = (HomeRef::current(), unsafe { sys::spdkp_failed_start_lives_on() })
-    else {
+    if !unsafe { sys::spdkp_failed_start_lives_on() } {
         return;
-    };
+    }
+    let Some(home) = HomeRef::current() else { return };
     spawn(home, "the end of the program", async move {
         // The reply to `framework_start_init` is on its way.
         sleep(Duration::from_millis(100)).await;
-        // SAFETY: on the app thread, while the app runs.
-        unsafe { sys::spdkp_app_stop(rc) };
+        if !STOPPING.load(Ordering::Acquire) {
+            // SAFETY: on the app thread, while the app runs.
+            unsafe { sys::spdkp_app_stop(rc) };
+        }
     });
 }
 
 unsafe extern "C" fn fini<S: Subsystem>() {
-    if !S::state().0.swap(false, std::sync::atomic::Ordering::AcqRel) {
+    STOPPING.store(true, Ordering::Release);
+    if !S::state().0.swap(false, Ordering::AcqRel) {
         // SAFETY: SPDK waits for this subsystem's stop.
         return unsafe { sys::spdkp_subsystem_fini_next() };
     }
     run::<S, _>("fini", S::fini, |_| {
+        plugin::subsystem_stopped();
         // SAFETY: SPDK waits for this subsystem's stop; `run` answers once.
         unsafe { sys::spdkp_subsystem_fini_next() };
     });
@@ -205,23 +218,25 @@ fn run<S: Subsystem, F: Future<Output = Result<()>> + 'static>(
         spawn(home, "a subsystem", async move {
             let ended = match catch("a subsystem", start) {
                 Ok(future) => {
-                    let mut future = pin!(future);
+                    let mut future = Box::pin(future);
                     let mut timeout = pin!(sleep(S::TIMEOUT));
-                    poll_fn(|cx| {
-                        let polled = catch("a subsystem", || future.as_mut().poll(cx));
-                        match polled.map_err(panicked) {
-                            Ok(Poll::Ready(result)) => Poll::Ready(result),
-                            Err(error) => Poll::Ready(Err(error)),
-                            Ok(Poll::Pending) => timeout.as_mut().poll(cx).map(|()| {
+                    let ended = poll_fn(|cx| {
+                        // Neither may keep SPDK from its answer.
+                        let polled = catch("a subsystem", || match future.as_mut().poll(cx) {
+                            Poll::Ready(result) => Poll::Ready(result),
+                            Poll::Pending => timeout.as_mut().poll(cx).map(|()| {
                                 let secs = S::TIMEOUT.as_secs_f32();
                                 Err(Error::Errno {
                                     what: format!("{} did not end within {secs} s", what()),
                                     errno: libc::ETIMEDOUT,
                                 })
                             }),
-                        }
+                        });
+                        polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(panic))))
                     })
-                    .await
+                    .await;
+                    drop_caught("a subsystem", future);
+                    ended
                 }
                 Err(error) => Err(panicked(error)),
             };

@@ -313,6 +313,7 @@ impl<B: Bdev> BdevBuilder<B> {
             ));
         }
         opts.alignment_log2 = u8::try_from(self.alignment.ilog2()).unwrap_or(0);
+        check_size(name, opts.block_size, opts.num_blocks)?;
         if u64::from(opts.write_unit_size) > opts.num_blocks {
             let (unit, blocks) = (opts.write_unit_size, opts.num_blocks);
             return invalid(format!("a write unit of {unit} blocks exceeds its {blocks} blocks"));
@@ -323,7 +324,6 @@ impl<B: Bdev> BdevBuilder<B> {
         if (opts.max_segment_size == 0) != (opts.max_num_segments == 0) {
             return invalid("max_segment_size and max_num_segments go together".into());
         }
-        check_size(name, opts.block_size, opts.num_blocks)?;
         Ok(opts)
     }
 }

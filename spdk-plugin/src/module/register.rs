@@ -90,7 +90,9 @@ unsafe extern "C" fn init() -> i32 {
     0
 }
 
-unsafe extern "C" fn fini() {}
+unsafe extern "C" fn fini() {
+    plugin::module_stopped();
+}
 
 unsafe extern "C" fn ctx_size() -> i32 {
     const { DRIVER_CTX as i32 }

@@ -18,8 +18,9 @@ pub(crate) struct Slab {
     free: Cell<*mut u8>,
     /// Bytes of the block that were used once.
     used: Cell<usize>,
-    /// Free places of the reserve, which lies at the end of the block.
+    /// Free places of the reserve, which lies at the end of the block, and where it begins.
     reserve: Cell<*mut u8>,
+    reserve_start: *mut u8,
 }
 
 impl Slab {
@@ -33,17 +34,20 @@ impl Slab {
         // Frames are found again from what lies in them.
         let _ = block.expose_provenance();
         let none = || Cell::new(ptr::null_mut());
-        let slab =
-            Self { block, layout, place: size, free: none(), used: Cell::new(0), reserve: none() };
+        let reserve_start = block.as_ptr().wrapping_add(PLACES * size);
+        let slab = Self {
+            block,
+            layout,
+            place: size,
+            free: none(),
+            used: Cell::new(0),
+            reserve: none(),
+            reserve_start,
+        };
         for i in 0..RESERVE {
-            slab.give(NonNull::new(slab.reserve_start().wrapping_add(i * size))?);
+            slab.give(NonNull::new(reserve_start.wrapping_add(i * size))?);
         }
         Some(slab)
-    }
-
-    #[inline]
-    fn reserve_start(&self) -> *mut u8 {
-        self.block.as_ptr().wrapping_add(PLACES * self.place())
     }
 
     /// The size of a place in bytes.
@@ -73,7 +77,7 @@ impl Slab {
     /// Takes back a place that came from this slab.
     #[inline]
     pub(crate) fn give(&self, place: NonNull<u8>) {
-        let list = if place.as_ptr() >= self.reserve_start() { &self.reserve } else { &self.free };
+        let list = if place.as_ptr() >= self.reserve_start { &self.reserve } else { &self.free };
         // SAFETY: the place is one of ours, of 64 bytes or more, and what it held is gone.
         unsafe { place.cast::<*mut u8>().write(list.get()) };
         list.set(place.as_ptr());

@@ -122,7 +122,21 @@ pub(crate) fn claim_all(plugin: &str) -> Result<(), String> {
     for (kind, name, owner) in names {
         ask(&format!("{kind} {name}"), Some(&format!("{owner} in {plugin}")));
     }
+    for subsystem in SUBSYSTEMS {
+        let needs = subsystem.depends_on.join("\n");
+        ask(&format!("{NEEDS} {}", subsystem.name), Some(&needs));
+    }
     Ok(())
+}
+
+/// The kind under which the table has what a subsystem depends on, in place of an owner: one name a
+/// line.
+const NEEDS: &str = "needs of subsystem";
+
+/// What the subsystem of another plugin depends on; nothing when it is not known.
+pub(crate) fn dependencies(subsystem: &str) -> Vec<String> {
+    let needs = ask(&format!("{NEEDS} {subsystem}"), None).unwrap_or_default();
+    needs.lines().map(str::to_owned).collect()
 }
 
 /// Whether a C module, subsystem or method has the name, and where it comes from.

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, CString};
 use std::future::Future;
+use std::mem;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,14 +91,29 @@ pub(crate) fn allowed(name: &str) -> bool {
 struct Reply(*mut sys::spdk_jsonrpc_request);
 
 impl Reply {
+    fn new(request: *mut sys::spdk_jsonrpc_request) -> Self {
+        waiting::add(request);
+        Self(request)
+    }
+
     fn send<R: Serialize>(self, result: &Result<R, RpcError>) {
+        // The value's own code comes first: if it panics, the reply is dropped and so answers.
+        let text = match result {
+            Ok(value) => serde_json::to_vec(value).map_err(|error| {
+                RpcError::internal(format!("the method's result has no JSON: {error}"))
+            }),
+            Err(error) => Err(error.clone()),
+        };
         let request = self.0;
-        std::mem::forget(self);
-        match result {
+        mem::forget(self);
+        if !waiting::remove(request) {
+            return;
+        }
+        match text {
             // SAFETY: the request waits for its reply, which this is.
-            Ok(value) => unsafe {
+            Ok(text) => unsafe {
                 let writer = sys::spdk_jsonrpc_begin_result(request);
-                json::write(writer, value);
+                json::write_text(writer, &text);
                 sys::spdk_jsonrpc_end_result(request, writer);
             },
             Err(error) => {
@@ -111,8 +128,56 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // SAFETY: `send` forgets the reply, so the request still waits.
-        unsafe { send_error(self.0, RpcError::INTERNAL, c"the method's handler panicked") };
+        if waiting::remove(self.0) {
+            // SAFETY: `send` forgets the reply, so the request still waits.
+            unsafe { send_error(self.0, RpcError::INTERNAL, c"the method's handler panicked") };
+        }
+    }
+}
+
+/// The requests that wait for a reply of ours, and their connections.
+///
+/// Before 23.09 SPDK frees the connections when the program stops and leaves waiting requests pointing
+/// at them: those are never answered. SPDK has one callback for each connection; where another plugin
+/// has it, the request stays unguarded, as a C module's is.
+mod waiting {
+    use super::{Mutex, PoisonError, sys};
+
+    const NEEDED: bool = sys::VERSION_MAJOR * 100 + sys::VERSION_MINOR < 2309;
+
+    /// Addresses of requests, and of the connections that they came on.
+    static WAITING: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+    fn with<R>(body: impl FnOnce(&mut Vec<(usize, usize)>) -> R) -> R {
+        body(&mut WAITING.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn add(request: *mut sys::spdk_jsonrpc_request) {
+        if NEEDED {
+            // SAFETY: SPDK has just passed the request.
+            let conn = unsafe { sys::spdk_jsonrpc_get_conn(request) };
+            with(|waiting| waiting.push((request.addr(), conn.addr())));
+            // SAFETY: the connection is open. Added again, the same callback stays as it is.
+            unsafe {
+                sys::spdk_jsonrpc_conn_add_close_cb(conn, Some(on_close), std::ptr::null_mut())
+            };
+        }
+    }
+
+    /// Whether the request may still be answered.
+    pub(super) fn remove(request: *mut sys::spdk_jsonrpc_request) -> bool {
+        !NEEDED
+            || with(|waiting| {
+                let at = waiting.iter().position(|&(waits, _)| waits == request.addr());
+                at.map(|at| waiting.swap_remove(at)).is_some()
+            })
+    }
+
+    unsafe extern "C" fn on_close(
+        conn: *mut sys::spdk_jsonrpc_server_conn,
+        _ctx: *mut std::ffi::c_void,
+    ) {
+        with(|waiting| waiting.retain(|&(_, on)| on != conn.addr()));
     }
 }
 
@@ -153,7 +218,7 @@ fn run<R, F>(
     R: Serialize + 'static,
     F: Future<Output = Result<R, RpcError>> + 'static,
 {
-    let reply = Reply(request.0);
+    let reply = Reply::new(request.0);
     plugin::started();
     let Some(home) = HomeRef::current() else { return };
     home.get().enter(|| {
@@ -161,7 +226,8 @@ fn run<R, F>(
         let _ = catch("an RPC handler", move || {
             // SAFETY: SPDK passes the values that it parsed, until this call returns.
             let params = unsafe { json::read(params.0) };
-            match start(params) {
+            let params = params.map_err(|why| RpcError::invalid_params(format!("params: {why}")));
+            match params.and_then(start) {
                 Ok(future) => {
                     spawn(home, "an RPC handler", async move { reply.send(&future.await) });
                 }

@@ -1,12 +1,11 @@
 //! From a request's JSON to a method's parameters, with errors that name the field.
 
 use serde::de::DeserializeOwned;
+use serde_ignored::Path;
 use serde_json::{Map, Value};
 
 use super::error::RpcError;
-
-/// The longest piece of the caller's own text in an error.
-const MAX_QUOTED: usize = 200;
+use crate::json::short;
 
 /// Reads `params` as a `T`. Absent parameters are those of an empty object; a field that `T` does not
 /// know is an error, also where `T` does not deny it.
@@ -17,11 +16,15 @@ pub(crate) fn parse<T: DeserializeOwned>(params: Value) -> Result<T, RpcError> {
     let parsed = {
         let de = serde_path_to_error::Deserializer::new(params, &mut track);
         serde_ignored::deserialize(de, |path| {
-            unknown.get_or_insert_with(|| path.to_string());
+            unknown.get_or_insert_with(|| place(&path));
         })
     };
     let invalid = |path: &str, what: &str| {
-        let path = if path == "." { "params".into() } else { format!("params.{}", short(path)) };
+        let path = match path {
+            "." => "params".into(),
+            path if path.starts_with('[') => format!("params{}", short(path)),
+            path => format!("params.{}", short(path)),
+        };
         Err(RpcError::invalid_params(format!("{path}: {what}")))
     };
     match parsed {
@@ -38,6 +41,19 @@ pub(crate) fn parse<T: DeserializeOwned>(params: Value) -> Result<T, RpcError> {
             Some(path) => invalid(&path, "unknown field"),
             None => Ok(value),
         },
+    }
+}
+
+/// The path as a caller writes it, without what only the Rust types have in between.
+fn place(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", place(parent)),
+        Path::Map { parent: Path::Root, key } => key.clone(),
+        Path::Map { parent, key } => format!("{}.{key}", place(parent)),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => place(parent),
     }
 }
 
@@ -61,13 +77,6 @@ fn explain(message: &str) -> (Option<String>, String) {
         }
     }
     (None, short(message))
-}
-
-fn short(text: &str) -> String {
-    match text.char_indices().nth(MAX_QUOTED) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -114,7 +123,7 @@ mod tests {
             "params.limits.x: unknown field",
         );
         refused(json!({"name": "a", "num_blocks": 1, "limits": {}}), "params.limits.iops: missing");
-        refused(json!([1, 2, 3]), "params: trailing characters");
+        refused(json!([1, 2, 3]), "params[0]: expected a string, got integer `1`");
     }
 
     #[test]

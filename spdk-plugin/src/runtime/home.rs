@@ -19,8 +19,8 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use spdk_plugin_sys as sys;
@@ -153,10 +153,21 @@ struct Remote {
     announced: bool,
 }
 
+impl Remote {
+    /// Drops wakes that nobody is there to look at.
+    fn forget(&mut self) {
+        for slot in self.woken.drain(..) {
+            slot.remote.store(false, Ordering::Release);
+        }
+    }
+}
+
 /// See the module's page.
 pub(crate) struct Home {
     /// The thread that this belongs to, null while it is free.
     thread: AtomicPtr<sys::spdk_thread>,
+    /// SPDK's number of that thread, which unlike its address no later thread has.
+    thread_id: AtomicU64,
     depth: Cell<u32>,
     ready: Fifo,
     done: Fifo,
@@ -170,14 +181,41 @@ pub(crate) struct Home {
     _home_thread_only: PhantomData<UnsafeCell<()>>,
 }
 
-// SAFETY: other threads reach a `Home` through wakers alone and touch `thread` (atomic) and `remote`
-// (locked) only. Everything else is used by code that runs on the home thread: `HomeRef` is `!Send`
+// SAFETY: other threads reach a `Home` through wakers and strayed pollers alone and touch `thread`,
+// `thread_id` (atomic) and `remote` (locked) only. Everything else is used by code that runs on the home thread: `HomeRef` is `!Send`
 // and is made on that thread.
 unsafe impl Sync for Home {}
 // SAFETY: as for `Sync`; a `Home` is only ever shared.
 unsafe impl Send for Home {}
 
 static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+
+/// Whether SPDK's threads are about to exit. Held for reading while a message goes to another thread.
+static DOWN: RwLock<bool> = RwLock::new(false);
+
+/// From now on no message goes to another thread: SPDK ends its threads without asking us, and a
+/// message to one that has exited aborts the program or writes to freed memory.
+pub(crate) fn shut_down() {
+    *DOWN.write().unwrap_or_else(PoisonError::into_inner) = true;
+}
+
+/// Sends a message to a thread that is not the current one. Gives 0 or a negative errno, -ESHUTDOWN
+/// when SPDK is going down.
+///
+/// # Safety
+/// The thread is alive unless SPDK is going down; `function` may be called with `ctx` on it.
+pub(crate) unsafe fn send_away(
+    thread: *mut sys::spdk_thread,
+    function: unsafe extern "C" fn(*mut c_void),
+    ctx: *mut c_void,
+) -> i32 {
+    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
+    if *down {
+        return -libc::ESHUTDOWN;
+    }
+    // SAFETY: alive, says the caller, and the lock keeps SPDK from going down meanwhile.
+    unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code that can panic runs under these locks, so what a poisoned one guards is whole.
@@ -193,6 +231,7 @@ impl Home {
     fn new() -> Self {
         Self {
             thread: AtomicPtr::new(ptr::null_mut()),
+            thread_id: AtomicU64::new(0),
             depth: Cell::new(0),
             ready: Fifo::new(),
             done: Fifo::new(),
@@ -207,7 +246,7 @@ impl Home {
         }
     }
 
-    fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         let home = self.thread.load(Ordering::Acquire);
         !home.is_null() && home == current_thread()
     }
@@ -234,9 +273,7 @@ impl Home {
     fn give_back(&self) {
         let _homes = lock(&HOMES);
         let mut remote = lock(&self.remote);
-        for slot in remote.woken.drain(..) {
-            slot.remote.store(false, Ordering::Release);
-        }
+        remote.forget();
         remote.announced = false;
         self.drain_queued.set(false);
         self.thread.store(ptr::null_mut(), Ordering::Release);
@@ -244,6 +281,8 @@ impl Home {
 
     #[cold]
     fn drain(&'static self) {
+        // What is queued meanwhile waits for the next turn: a task that wakes itself would run on and on.
+        let last = self.ready.tail.get();
         for _ in 0..DRAIN_BUDGET {
             let Some(link) = self.ready.pop() else { return };
             let node = link.cast::<Node>();
@@ -251,6 +290,9 @@ impl Home {
             unsafe {
                 (*node).flags.set((*node).flags.get() & !QUEUED);
                 self.poll(node);
+            }
+            if link == last {
+                break;
             }
         }
         if !self.ready.is_empty() {
@@ -371,23 +413,59 @@ impl Home {
             return;
         }
         let mut remote = lock(&self.remote);
-        // The lock keeps the thread alive: `HomeRef::drop` takes it before the thread may exit.
-        let thread = self.thread.load(Ordering::Acquire);
-        if thread.is_null() {
-            slot.remote.store(false, Ordering::Release);
-            return;
-        }
         remote.woken.push(slot);
-        while !remote.announced {
+        while !remote.announced && !remote.woken.is_empty() {
             let this = ptr::from_ref(self).cast_mut().cast();
-            // SAFETY: the thread is alive as said above, and a `Home` is never freed.
-            let rc = unsafe { sys::spdk_thread_send_msg(thread, Some(on_remote), this) };
-            remote.announced = rc == 0;
-            if rc != 0 {
-                // Messages are a finite pool that the threads refill by running.
-                std::thread::yield_now();
+            // SAFETY: `on_remote` takes a `Home`, which is never freed.
+            match unsafe { self.send(&remote, on_remote, this) } {
+                0 => remote.announced = true,
+                rc if rc == -libc::ENOMEM => {
+                    // Messages are a finite pool that the threads refill by running.
+                    drop(remote);
+                    std::thread::yield_now();
+                    remote = lock(&self.remote);
+                }
+                // The thread has gone, and with it whoever waited.
+                _ => remote.forget(),
             }
         }
+    }
+
+    /// Sends the home's thread a message from another thread. Gives 0 or a negative errno.
+    ///
+    /// # Safety
+    /// `function` may be called with `ctx` on the home's thread.
+    unsafe fn send(
+        &self,
+        _remote: &MutexGuard<'_, Remote>,
+        function: unsafe extern "C" fn(*mut c_void),
+        ctx: *mut c_void,
+    ) -> i32 {
+        let thread = self.thread.load(Ordering::Acquire);
+        let id = self.thread_id.load(Ordering::Relaxed);
+        // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed.
+        let listed = unsafe { sys::spdk_thread_get_by_id(id) };
+        // A task does not keep its thread from exiting.
+        // SAFETY: a thread that exits is freed by its reactor a turn later, if at all.
+        if thread.is_null() || listed != thread || unsafe { sys::spdk_thread_is_exited(thread) } {
+            return -libc::ESRCH;
+        }
+        // SAFETY: as just seen. A home that is in use is given back under the lock that the caller holds.
+        unsafe { send_away(thread, function, ctx) }
+    }
+
+    /// Has `function` called with `ctx` on the home's thread; false when that thread cannot be reached.
+    ///
+    /// # Safety
+    /// That call is sound.
+    #[cold]
+    pub(crate) unsafe fn call(
+        &self,
+        function: unsafe extern "C" fn(*mut c_void),
+        ctx: *mut c_void,
+    ) -> bool {
+        // SAFETY: says the caller.
+        unsafe { self.send(&lock(&self.remote), function, ctx) == 0 }
     }
 
     fn take_remote(&'static self) {
@@ -494,19 +572,27 @@ impl HomeRef {
         if thread.is_null() {
             return None;
         }
+        // SAFETY: the thread that we run on.
+        let id = unsafe { sys::spdk_thread_get_id(thread) };
         let mut homes = lock(&HOMES);
         let by_thread = |wanted: *mut sys::spdk_thread| {
             move |home: &&&'static Home| home.thread.load(Ordering::Acquire) == wanted
         };
         let home = match homes.iter().find(by_thread(thread)) {
-            Some(home) => *home,
-            None => {
+            Some(home) if home.thread_id.load(Ordering::Relaxed) == id => *home,
+            other => {
+                if let Some(stale) = other {
+                    // An earlier thread exited at this address with tasks left. They never run again,
+                    // and the address of the home itself is no thread's.
+                    stale.thread.store(ptr::from_ref(*stale).cast_mut().cast(), Ordering::Release);
+                }
                 let free = homes.iter().find(by_thread(ptr::null_mut())).copied();
                 let home = free.unwrap_or_else(|| {
                     let home: &'static Home = Box::leak(Box::new(Home::new()));
                     homes.push(home);
                     home
                 });
+                home.thread_id.store(id, Ordering::Relaxed);
                 home.thread.store(thread, Ordering::Release);
                 home
             }

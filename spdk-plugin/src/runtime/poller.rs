@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr;
 use std::rc::Rc;
@@ -14,7 +15,10 @@ use spdk_plugin_sys as sys;
 
 use super::home::HomeRef;
 use crate::error::{Error, Result};
-use crate::guard::catch;
+use crate::guard::{catch, drop_caught};
+
+/// The longest period. SPDK counts in ticks, of which an `u64` holds some centuries.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What a poller found.
 ///
@@ -52,7 +56,7 @@ pub enum PollStatus {
 /// ```
 #[must_use = "dropping a poller unregisters it"]
 pub struct Poller {
-    state: Rc<State>,
+    state: ManuallyDrop<Rc<State>>,
     _not_send: PhantomData<*const ()>,
 }
 
@@ -73,7 +77,7 @@ impl Poller {
     }
 
     /// Calls `function` once a `period`, which counts in microseconds; below one it is
-    /// [`busy`](Self::busy).
+    /// [`busy`](Self::busy), and ten years are the most.
     ///
     /// # Errors
     /// As for [`busy`](Self::busy).
@@ -90,7 +94,7 @@ impl Poller {
             home,
             function: RefCell::new(Some(function)),
         });
-        let micros = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(period.min(LONGEST).as_micros()).unwrap_or(u64::MAX);
         let ctx = Rc::as_ptr(&state).cast_mut().cast();
         // SAFETY: the state lives until `drop` has unregistered the poller.
         let raw = unsafe {
@@ -105,17 +109,38 @@ impl Poller {
             return Err(Error::NoMemory("a poller".into()));
         }
         state.raw.set(raw);
-        Ok(Self { state, _not_send: PhantomData })
+        Ok(Self { state: ManuallyDrop::new(state), _not_send: PhantomData })
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        let mut raw = self.state.raw.replace(ptr::null_mut());
-        // SAFETY: registered on this thread, which a poller does not leave, and not yet undone. SPDK
-        // allows it inside the poller's own function too.
-        unsafe { sys::spdk_poller_unregister(&raw mut raw) };
+        // SAFETY: this is the drop.
+        let state = unsafe { ManuallyDrop::take(&mut self.state) };
+        let home = state.home.get();
+        if home.is_current() {
+            return unregister(state);
+        }
+        // Through a thread-local or a like place it came to another SPDK thread on the same core, where
+        // SPDK refuses to unregister it. If there is no way home, it is left to leak.
+        let ctx = Rc::into_raw(state).cast_mut().cast();
+        // SAFETY: `on_stray` takes the share that we just gave up, on the thread that it belongs to.
+        unsafe { home.call(on_stray, ctx) };
     }
+}
+
+/// Undoes the registration, on its thread.
+fn unregister(state: Rc<State>) {
+    let mut raw = state.raw.replace(ptr::null_mut());
+    // SAFETY: registered on this thread and not yet undone. SPDK allows it inside the poller's own
+    // function too.
+    unsafe { sys::spdk_poller_unregister(&raw mut raw) };
+}
+
+unsafe extern "C" fn on_stray(ctx: *mut c_void) {
+    // SAFETY: `Poller::drop` gave up this share.
+    let state = unsafe { Rc::from_raw(ctx.cast::<State>().cast_const()) };
+    state.home.get().enter(|| drop_caught("a poller", move || unregister(state)));
 }
 
 unsafe extern "C" fn on_poll(ctx: *mut c_void) -> i32 {
@@ -126,22 +151,28 @@ unsafe extern "C" fn on_poll(ctx: *mut c_void) -> i32 {
         Rc::increment_strong_count(ctx);
         Rc::from_raw(ctx)
     };
-    state.home.get().enter(|| {
-        // A function that runs the thread's messages could come back here: once is enough.
-        let Ok(mut function) = state.function.try_borrow_mut() else { return 0 };
-        let Some(call) = function.as_mut() else { return 0 };
-        match catch("a poller", call) {
-            Ok(PollStatus::Idle) => 0,
-            Ok(PollStatus::Busy) => 1,
-            Err(_) => {
-                std::mem::forget(function.take());
-                0
-            }
-        }
+    state.home.get().enter(move || {
+        let found = state.call();
+        // The last share, if the function has dropped its poller.
+        drop_caught("a poller", state);
+        i32::from(found == PollStatus::Busy)
     })
 }
 
-/// Waits for `duration`, which counts in microseconds, on the current SPDK thread.
+impl State {
+    fn call(&self) -> PollStatus {
+        // A function that runs the thread's messages could come back here: once is enough.
+        let Ok(mut function) = self.function.try_borrow_mut() else { return PollStatus::Idle };
+        let Some(call) = function.as_mut() else { return PollStatus::Idle };
+        catch("a poller", call).unwrap_or_else(|_| {
+            std::mem::forget(function.take());
+            PollStatus::Idle
+        })
+    }
+}
+
+/// Waits for `duration`, which counts in microseconds, on the current SPDK thread; ten years are the
+/// most.
 ///
 /// # Panics
 /// At its first poll, when that is not on an SPDK thread.
@@ -152,42 +183,55 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// The future of [`sleep`].
 pub struct Sleep {
     duration: Duration,
-    timer: Option<(Poller, Rc<Timer>)>,
+    timer: Option<Rc<Timer>>,
 }
 
 #[derive(Default)]
 struct Timer {
     fired: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// Until it fires. Its function holds the timer in turn, so someone must take it out.
+    poller: Cell<Option<Poller>>,
+}
+
+impl Timer {
+    fn start(duration: Duration) -> Result<Rc<Self>> {
+        let timer = Rc::new(Self::default());
+        let fire = Rc::clone(&timer);
+        let poller = Poller::every(duration.max(Duration::from_micros(1)), move || {
+            fire.fired.set(true);
+            drop(fire.poller.take());
+            if let Some(waker) = fire.waker.take() {
+                waker.wake();
+            }
+            PollStatus::Busy
+        })?;
+        timer.poller.set(Some(poller));
+        Ok(timer)
+    }
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = match &self.timer {
-            Some((_, timer)) => timer,
-            None => {
-                let timer = Rc::new(Timer::default());
-                let fire = Rc::clone(&timer);
-                let poller =
-                    Poller::every(self.duration.max(Duration::from_micros(1)), move || {
-                        if !fire.fired.replace(true)
-                            && let Some(waker) = fire.waker.take()
-                        {
-                            waker.wake();
-                        }
-                        PollStatus::Busy
-                    });
-                let poller = poller.unwrap_or_else(|error| panic!("sleep: {error}"));
-                &self.timer.insert((poller, timer)).1
-            }
-        };
+        let duration = self.duration;
+        let timer = self.timer.get_or_insert_with(|| {
+            Timer::start(duration).unwrap_or_else(|error| panic!("sleep: {error}"))
+        });
         if timer.fired.get() {
             self.timer = None;
             return Poll::Ready(());
         }
         timer.waker.set(Some(cx.waker().clone()));
         Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            drop(timer.poller.take());
+        }
     }
 }

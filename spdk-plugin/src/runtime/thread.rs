@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::home::HomeRef;
+use super::home::{HomeRef, send_away};
 use super::task::spawn;
 use crate::error::{Error, Result};
 use crate::guard::catch;
@@ -38,8 +38,8 @@ pub(crate) fn send_to_app(function: Box<dyn FnOnce() + Send>) -> Result<()> {
         return Err(Error::WrongThread("SPDK's app thread does not run yet".into()));
     }
     let ctx = Box::into_raw(Box::new(function));
-    // SAFETY: the app thread is the last to exit; `run` takes the box.
-    let rc = unsafe { sys::spdk_thread_send_msg(thread, Some(run), ctx.cast()) };
+    // SAFETY: the app thread is the last to exit, which it does when SPDK goes down; `run` takes the box.
+    let rc = unsafe { send_away(thread, run, ctx.cast()) };
     if rc != 0 {
         // SAFETY: the message was not sent, so the box is still ours.
         drop(unsafe { Box::from_raw(ctx) });

@@ -1,0 +1,20 @@
+//! A module of SPDK's own.
+
+spdk_plugin::spdk_plugin! { modules: [] }
+
+/// Would be there if the plugin were.
+#[spdk_plugin::rpc(name = "taken_was_loaded")]
+async fn was_loaded() -> Result<bool, spdk_plugin::rpc::RpcError> {
+    Ok(true)
+}
+
+struct Taken;
+
+#[spdk_plugin::bdev_module(name = "malloc")]
+impl spdk_plugin::module::Bdev for Taken {
+    type Channel = ();
+
+    fn channel(&self) -> spdk_plugin::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! One name twice.
+
+spdk_plugin::spdk_plugin! { modules: [] }
+
+/// Would be there if the plugin were.
+#[spdk_plugin::rpc(name = "taken_was_loaded")]
+async fn was_loaded() -> Result<bool, spdk_plugin::rpc::RpcError> {
+    Ok(true)
+}
+
+#[spdk_plugin::rpc(name = "taken_twice")]
+async fn once() -> Result<bool, spdk_plugin::rpc::RpcError> {
+    Ok(true)
+}
+
+#[spdk_plugin::rpc(name = "taken_twice")]
+async fn twice() -> Result<bool, spdk_plugin::rpc::RpcError> {
+    Ok(true)
+}
