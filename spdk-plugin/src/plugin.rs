@@ -19,7 +19,7 @@ pub use names::claim;
 
 use crate::module::ModuleEntry;
 use crate::rpc::Method;
-use crate::runtime::home;
+use crate::runtime;
 use crate::subsystem::SubsystemEntry;
 use crate::{guard, log as spdk_log};
 
@@ -163,7 +163,7 @@ pub(crate) fn subsystem_stopped() {
 fn stopped() {
     let modules = MODULES_STOPPED.load(Ordering::Acquire);
     if modules >= MODULES.len() && SUBSYSTEMS_UP.load(Ordering::Acquire) == 0 {
-        home::shut_down();
+        runtime::shut_down();
     }
 }
 

@@ -13,19 +13,94 @@ pub fn modules() -> PathBuf {
     plugin("spdk-plugin-modules")
 }
 
+/// The plugin with the project's modules whose allocator counts; see [`Heap`].
+pub fn counting() -> PathBuf {
+    plugin("spdk-plugin-test-counting")
+}
+
 /// The plugin that panics, waits and fails when told to.
 pub fn chaos() -> PathBuf {
-    plugin("spdk-plugin-test-chaos")
+    test_plugin("spdk-plugin-test-chaos")
 }
 
 /// The plugin whose RPC method submits I/O to any bdev; see [`probe`].
 pub fn prober() -> PathBuf {
-    plugin("spdk-plugin-test-prober")
+    test_plugin("spdk-plugin-test-prober")
 }
 
-/// The plugin with the project's modules whose allocator counts; see [`Heap`].
-pub fn counting() -> PathBuf {
-    plugin("spdk-plugin-test-counting")
+/// Builds a plugin of the tests, with all checks and without optimization, which takes long.
+pub fn test_plugin(package: &str) -> PathBuf {
+    let built = Build::package(package).cdylib(spdk());
+    built.unwrap_or_else(|error| panic!("cannot build the plugin of {package}: {error}"))
+}
+
+/// As [`test_plugin`], for a plugin that is an example of the package.
+pub fn test_example(package: &str, name: &str) -> PathBuf {
+    let built = Build::package(package).example_cdylib(spdk(), name);
+    built.unwrap_or_else(|error| panic!("cannot build the plugin {name} of {package}: {error}"))
+}
+
+/// A program that has the project's modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// SPDK's own `spdk_tgt`, with the plugin preloaded.
+    SpdkTgt,
+    /// An app with SPDK linked in; statically where there are archives.
+    App,
+    /// An app linked with SPDK's shared libraries.
+    SharedApp,
+}
+
+impl Program {
+    /// Describes a host that runs it.
+    pub fn builder(self) -> HostBuilder {
+        let app = |package: &str| {
+            let built = Build::package(package).bin(spdk(), package);
+            let path = built.unwrap_or_else(|error| panic!("cannot build {package}: {error}"));
+            // It has all that `spdk_tgt` has.
+            Host::builder(spdk(), path).mem_mb(1536)
+        };
+        match self {
+            Self::SpdkTgt => Host::builder(spdk(), "spdk_tgt").plugin(modules()),
+            Self::App => app("spdk-plugin-test-app"),
+            Self::SharedApp => app("spdk-plugin-test-app-shared"),
+        }
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Host {
+        self.builder().start().unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+}
+
+/// Makes a test of each function for each [`Program`].
+#[macro_export]
+macro_rules! in_every_program {
+    ($($(#[$attribute:meta])* fn $name:ident($program:ident) $body:block)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                fn check($program: $crate::Program) $body
+
+                #[test]
+                fn in_spdk_tgt() {
+                    check($crate::Program::SpdkTgt);
+                }
+
+                #[test]
+                fn in_an_app() {
+                    check($crate::Program::App);
+                }
+
+                #[test]
+                fn in_a_shared_app() {
+                    check($crate::Program::SharedApp);
+                }
+            }
+        )*
+    };
 }
 
 /// Whether the SPDK in use is that release or a later one.

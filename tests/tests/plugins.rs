@@ -1,55 +1,85 @@
 //! Two plugins in one target.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Build, Host, bdevs, modules, spdk};
+use spdk_plugin_tests::{Host, bdevs, modules, probe, prober, spdk, test_example, test_plugin};
 
-/// The second plugin, with a feature that gives it a name that is taken.
-fn second(feature: Option<&str>) -> PathBuf {
-    let build = Build::package("spdk-plugin-test-second");
-    let Some(feature) = feature else { return build.cdylib(spdk()).unwrap() };
-    let built = build.args(["--features", feature]).cdylib(spdk()).unwrap();
-    // The next feature's build takes its place.
-    let copy = built.with_file_name(format!("libsecond-{feature}.so"));
-    std::fs::copy(built, &copy).unwrap();
-    copy
-}
+const SECOND: &str = "spdk-plugin-test-second";
 
 #[test]
 fn two_plugins_work_side_by_side() {
-    let plugins = [modules(), second(None)];
+    let plugins = [modules(), test_plugin(SECOND), prober()];
     let mut host = Host::builder(spdk(), "spdk_tgt").plugins(plugins).start().unwrap();
     let ram = json!({ "name": "ram0", "num_blocks": 2048, "block_size": 512 });
     let _: String = host.call("bdev_ram_create", ram).unwrap();
     let _: String = host.call("bdev_ones_create", json!({ "name": "ones0" })).unwrap();
     assert_eq!(bdevs(&host), ["ram0", "ones0"]);
+    let read = json!({ "kind": "read", "blocks": 8 });
+    assert_eq!(probe(&host, "ram0", std::slice::from_ref(&read))[0].data, Some(0));
+    assert_eq!(probe(&host, "ones0", &[read])[0].data, Some(1));
+    host.shutdown().unwrap();
+}
+
+/// Loads the project's plugin first and then one that wants a name that is taken: it is refused as a whole, and all
+/// else is as it was.
+#[track_caller]
+fn refused(example: &str, texts: &[&str]) {
+    // The loader constructs last what was named first.
+    let plugins = [test_example(SECOND, example), modules()];
+    let mut host = Host::builder(spdk(), "spdk_tgt").plugins(plugins).start().unwrap();
+    let log = host.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("is not loaded")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    for text in texts.iter().chain(&["*ERROR*", SECOND]) {
+        assert!(lines[0].contains(text), "'{text}' is missing in: {}", lines[0]);
+    }
+    let methods: Vec<String> = host.call("rpc_get_methods", ()).unwrap();
+    assert!(!methods.iter().any(|method| method.starts_with("taken_")), "{methods:?}");
+    let ram = json!({ "name": "ram0", "num_blocks": 2048, "block_size": 512 });
+    let _: String = host.call("bdev_ram_create", ram).unwrap();
+    let malloc = json!({ "name": "m0", "num_blocks": 2048, "block_size": 512 });
+    let _: Value = host.call("bdev_malloc_create", malloc).unwrap();
+    assert_eq!(bdevs(&host), ["ram0", "m0"]);
     host.shutdown().unwrap();
 }
 
 #[test]
-fn a_name_that_is_taken_is_refused_with_both_owners() {
-    let cases = [
-        ("like-ram", vec!["module ram", "spdk-plugin-test-second", "spdk-plugin-ram"]),
-        ("like-c", vec!["module malloc", "spdk-plugin-test-second", "libspdk_bdev_malloc.so"]),
-        ("like-method", vec!["bdev_get_bdevs", "spdk-plugin-test-second", "SPDK's own"]),
-    ];
-    for (feature, texts) in cases {
-        // The loader constructs those first that were named last.
-        let plugins = [second(Some(feature)), modules()];
-        let mut host = Host::builder(spdk(), "spdk_tgt").plugins(plugins).start().unwrap();
-        let log = host.log();
-        let line = log.lines().find(|line| line.contains("is not loaded"));
-        let line = line.unwrap_or_else(|| panic!("{feature}: nothing was refused:\n{log}"));
-        for text in texts {
-            assert!(line.contains(text), "'{text}' is missing in: {line}");
-        }
-        // The first plugin and SPDK's own are as they were.
-        let ram = json!({ "name": "ram0", "num_blocks": 2048, "block_size": 512 });
-        let _: String = host.call("bdev_ram_create", ram).unwrap();
-        let malloc = json!({ "name": "m0", "num_blocks": 2048, "block_size": 512 });
-        let _: Value = host.call("bdev_malloc_create", malloc).unwrap();
-        assert_eq!(bdevs(&host), ["ram0", "m0"]);
-        host.shutdown().unwrap();
-    }
+fn a_module_of_the_other_plugin() {
+    refused("module", &["module ram", "spdk-plugin-ram in spdk-plugin-modules"]);
+}
+
+#[test]
+fn a_method_of_the_other_plugin() {
+    let owner = "spdk-plugin-ram in spdk-plugin-modules";
+    refused("method", &["RPC method bdev_ram_create", owner]);
+}
+
+#[test]
+fn a_module_of_spdk() {
+    refused("c_module", &["module malloc", "SPDK's own in libspdk_bdev_malloc.so"]);
+}
+
+#[test]
+fn a_method_of_spdk() {
+    refused("c_method", &["RPC method bdev_get_bdevs", "SPDK's own"]);
+}
+
+#[test]
+fn a_subsystem_of_spdk() {
+    refused("c_subsystem", &["subsystem bdev", "SPDK's own"]);
+}
+
+#[test]
+fn a_name_of_its_own() {
+    refused("itself", &["RPC method taken_twice", "taken by spdk-plugin-test-second"]);
+}
+
+/// The first come is served, be it whose it may.
+#[test]
+fn the_order_decides() {
+    let plugins = [modules(), test_example(SECOND, "module")];
+    let mut host = Host::builder(spdk(), "spdk_tgt").plugins(plugins).start().unwrap();
+    assert!(host.call::<bool>("taken_was_loaded", ()).unwrap());
+    let methods: Vec<String> = host.call("rpc_get_methods", ()).unwrap();
+    assert!(!methods.iter().any(|method| method.starts_with("bdev_ram")), "{methods:?}");
+    host.shutdown().unwrap();
 }

@@ -20,10 +20,12 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use spdk_plugin_sys as sys;
+
+use super::thread::send_away;
 
 /// Polls in one go before the thread's other work gets a turn.
 const DRAIN_BUDGET: u32 = 128;
@@ -189,33 +191,6 @@ unsafe impl Sync for Home {}
 unsafe impl Send for Home {}
 
 static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
-
-/// Whether SPDK's threads are about to exit. Held for reading while a message goes to another thread.
-static DOWN: RwLock<bool> = RwLock::new(false);
-
-/// From now on no message goes to another thread: SPDK ends its threads without asking us, and a
-/// message to one that has exited aborts the program or writes to freed memory.
-pub(crate) fn shut_down() {
-    *DOWN.write().unwrap_or_else(PoisonError::into_inner) = true;
-}
-
-/// Sends a message to a thread that is not the current one. Gives 0 or a negative errno, -ESHUTDOWN
-/// when SPDK is going down.
-///
-/// # Safety
-/// The thread is alive unless SPDK is going down; `function` may be called with `ctx` on it.
-pub(crate) unsafe fn send_away(
-    thread: *mut sys::spdk_thread,
-    function: unsafe extern "C" fn(*mut c_void),
-    ctx: *mut c_void,
-) -> i32 {
-    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
-    if *down {
-        return -libc::ESHUTDOWN;
-    }
-    // SAFETY: alive, says the caller, and the lock keeps SPDK from going down meanwhile.
-    unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code that can panic runs under these locks, so what a poisoned one guards is whole.

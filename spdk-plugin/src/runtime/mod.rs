@@ -10,5 +10,5 @@ pub(crate) mod task;
 mod thread;
 
 pub use poller::{PollStatus, Poller, Sleep, sleep};
-pub(crate) use thread::{on_app, send_to_app};
+pub(crate) use thread::{on_app, send_to_app, shut_down};
 pub use thread::{on_app_thread, spawn_local};

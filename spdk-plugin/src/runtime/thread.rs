@@ -1,14 +1,42 @@
 //! SPDK threads (`spdk/thread.h`): which one is this, and running something on the app thread.
 
 use std::ffi::c_void;
+use std::sync::{PoisonError, RwLock};
 
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::home::{HomeRef, send_away};
+use super::home::HomeRef;
 use super::task::spawn;
 use crate::error::{Error, Result};
 use crate::guard::catch;
+
+/// Whether SPDK's threads are about to exit. Held for reading while a message goes to another thread.
+static DOWN: RwLock<bool> = RwLock::new(false);
+
+/// From now on no message goes to another thread: SPDK ends its threads without asking us, and a
+/// message to one that has exited aborts the program or writes to freed memory.
+pub(crate) fn shut_down() {
+    *DOWN.write().unwrap_or_else(PoisonError::into_inner) = true;
+}
+
+/// Sends a message to a thread that is not the current one. Gives 0 or a negative errno, -ESHUTDOWN
+/// when SPDK is going down.
+///
+/// # Safety
+/// The thread is alive unless SPDK is going down; `function` may be called with `ctx` on it.
+pub(crate) unsafe fn send_away(
+    thread: *mut sys::spdk_thread,
+    function: unsafe extern "C" fn(*mut c_void),
+    ctx: *mut c_void,
+) -> i32 {
+    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
+    if *down {
+        return -libc::ESHUTDOWN;
+    }
+    // SAFETY: alive, says the caller, and the lock keeps SPDK from going down meanwhile.
+    unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
+}
 
 /// Whether the current thread is the app thread, on which bdevs come and go.
 pub fn on_app_thread() -> bool {
