@@ -123,3 +123,17 @@ spdkp_bdev_forget_aliases(struct spdk_bdev *bdev)
 {
 	spdk_bdev_alias_del_all(bdev);
 }
+
+bool
+spdkp_bdev_uuid_taken(const uint8_t uuid[16])
+{
+	struct spdk_bdev *bdev;
+
+	/* Before 22.05 a bdev is not found by its UUID as by a name. */
+	for (bdev = spdk_bdev_first(); bdev != NULL; bdev = spdk_bdev_next(bdev)) {
+		if (memcmp(spdk_bdev_get_uuid(bdev), uuid, 16) == 0) {
+			return true;
+		}
+	}
+	return false;
+}

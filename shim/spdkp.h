@@ -86,6 +86,7 @@ struct spdk_bdev *spdkp_bdev_new(struct spdkp_module *module, const struct spdkp
 void spdkp_bdev_free(struct spdk_bdev *bdev);
 int spdkp_bdev_register(struct spdk_bdev *bdev);
 void spdkp_bdev_uuid(const struct spdk_bdev *bdev, uint8_t out[16]);
+bool spdkp_bdev_uuid_taken(const uint8_t uuid[16]);
 bool spdkp_bdev_is_of(const struct spdk_bdev *bdev, const struct spdkp_module *module);
 const char *spdkp_bdev_module_name(const struct spdk_bdev *bdev);
 /* Only 26.x frees the aliases of a bdev that goes. */

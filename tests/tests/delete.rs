@@ -105,3 +105,10 @@ fn handlers_that_are_woken_from_elsewhere() {
     let extra = json!({ "delay_us": 100, "foreign": true });
     delete_under_load(chaos(), "chaos", extra, 2, rounds().div_ceil(20));
 }
+
+/// It has a poller, and the last to close it is not the thread that made it.
+#[test]
+fn a_poller_of_its_own() {
+    let extra = json!({ "delay_us": 100, "poller_us": 0 });
+    delete_under_load(chaos(), "chaos", extra, 2, rounds().div_ceil(10));
+}

@@ -212,6 +212,31 @@ fn no_memory_is_retried() {
     host.shutdown().unwrap();
 }
 
+/// A future may hold what is aligned to more than a request's own memory is.
+#[test]
+fn futures_are_aligned() {
+    let mut host = target().start().unwrap();
+    slow(&host, json!({ "delay_us": 100 }));
+    let flush = json!({ "kind": "flush", "blocks": 8, "repeat": 300 });
+    let outcomes = probe(&host, "slow", &[flush]);
+    assert!(outcomes.iter().all(|outcome| outcome.success), "{}", host.log());
+    host.shutdown().unwrap();
+}
+
+/// Whatever its module says of it, no channel is an error.
+#[test]
+fn a_channel_may_fail() {
+    let mut host = target().start().unwrap();
+    for errno in [28, 0, -5, i32::MIN, i32::MAX] {
+        slow(&host, json!({ "channel_errno": errno }));
+        let ops = [op("read", 0, 8, 0)];
+        let error = host.call::<Value>("prober_run", json!({ "bdev": "slow", "ops": ops }));
+        assert!(error.unwrap_err().to_string().contains("no channel"), "{errno}");
+        assert!(host.call::<bool>("bdev_chaos_delete", json!({ "name": "slow" })).unwrap());
+    }
+    host.shutdown().unwrap();
+}
+
 /// Their handlers are woken from a thread that SPDK does not know.
 #[test]
 fn handlers_are_woken_from_elsewhere() {

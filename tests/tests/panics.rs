@@ -1,10 +1,14 @@
 //! A callback of a module panics: the I/O or the call fails, and the program answers the next.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use spdk_plugin_tests::{
     Bdevio, Bdevperf, Config, Host, assert_logged, at_least, bdev, bdevs, chaos, probe, prober,
     spdk,
 };
+
+const SOON: Duration = Duration::from_secs(10);
 
 fn params(name: &str, panic: &str) -> Value {
     json!({ "name": name, "num_blocks": 16384, "block_size": 512, "panic": panic })
@@ -203,8 +207,10 @@ fn the_end_of_a_bdev() {
 #[test]
 fn pollers() {
     let mut host = target();
-    create(&host, "bdev_chaos_create", "bad", "poller");
-    host.wait_log("chaos in poller", std::time::Duration::from_secs(10)).unwrap();
+    let mut params = params("bad", "poller");
+    params["poller_us"] = 100.into();
+    let _: String = host.call("bdev_chaos_create", params).unwrap();
+    host.wait_log("chaos in poller", SOON).unwrap();
     delete(&host, "bad");
     // It is not called again.
     assert_eq!(host.log().matches("chaos in poller").count(), 1);
@@ -225,11 +231,39 @@ fn methods() {
         }
     }
     assert_eq!(call("chaos_call", "task").unwrap(), "task");
-    host.wait_log("chaos in a task", std::time::Duration::from_secs(10)).unwrap();
+    host.wait_log("chaos in a task", SOON).unwrap();
     assert_logged(&host, &["chaos in a method\n", "after an await", "chaos in a drop"]);
 
-    create(&host, "bdev_chaos_create", "bad", "");
-    let error = host.call::<Value>("bdev_chaos_for_each_channel", json!({ "name": "none" }));
-    assert_eq!(error.unwrap_err().code(), Some(-19));
+    for panic in ["now", "not"] {
+        let error = call("chaos_result", panic).unwrap_err();
+        assert_eq!(error.code(), Some(-32603), "{panic}: {error}");
+        assert_eq!(call("chaos_call", "not").unwrap(), "not");
+    }
+    assert_logged(&host, &["chaos in a result"]);
     host.shutdown().unwrap();
+}
+
+/// A call on the channels of a disk that one has open.
+#[test]
+fn calls_on_channels() {
+    let mut params = params("slow", "");
+    params["delay_us"] = 1000.into();
+    let config = Config::new().bdev("bdev_chaos_create", params);
+    let perf = Bdevperf::new(spdk(), "randread").plugin(chaos()).config(config).seconds(2);
+    let mut server = perf.serve().unwrap();
+    let call = |name: &str| {
+        server.host().call::<bool>("bdev_chaos_for_each_channel", json!({ "name": name }))
+    };
+    // There is no channel yet.
+    assert!(call("slow").unwrap());
+    let running = server.start().unwrap();
+    while !server.host().log().contains("Running I/O") {
+        std::thread::yield_now();
+    }
+    let error = call("slow").unwrap_err();
+    assert_eq!(error.code(), Some(-32603), "{error}");
+    assert_eq!(call("none").unwrap_err().code(), Some(-19));
+    assert!(running.finish().unwrap().errors.is_empty());
+    assert_logged(server.host(), &["chaos in a call on a channel"]);
+    server.host_mut().shutdown().unwrap();
 }

@@ -75,7 +75,4 @@ fn every_other_workload() {
         let perf = perf(workload);
         clean(if workload == "randrw" { perf.args(["-M", "70"]) } else { perf });
     }
-    if at_least(23, 1) {
-        clean(perf("copy"));
-    }
 }

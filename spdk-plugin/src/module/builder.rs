@@ -362,11 +362,18 @@ fn shown(name: &str) -> String {
     format!("{short:?}")
 }
 
+/// On the app thread.
 fn require_free(name: &CStr) -> Result<()> {
     // SAFETY: reads SPDK's table of names, on the app thread.
-    if unsafe { sys::spdk_bdev_get_by_name(name.as_ptr()) }.is_null() {
-        return Ok(());
-    }
+    let found = unsafe { !sys::spdk_bdev_get_by_name(name.as_ptr()).is_null() };
     let name = name.to_string_lossy();
-    Err(Error::Exists(format!("there is a bdev {name:?} already; choose another name")))
+    // A bdev's UUID is a name of its own.
+    // SAFETY: reads SPDK's list of bdevs, on the app thread.
+    let taken = |uuid: Uuid| unsafe { sys::spdkp_bdev_uuid_taken(uuid.as_bytes().as_ptr()) };
+    if found || Uuid::parse_str(&name).is_ok_and(taken) {
+        return Err(Error::Exists(format!(
+            "there is a bdev {name:?} already; choose another name"
+        )));
+    }
+    Ok(())
 }

@@ -141,12 +141,13 @@ pub(crate) struct IoCell {
     children: Cell<u32>,
     marks: Cell<u8>,
     /// How it ends, once it has.
-    outcome: Cell<IoResult>,
+    outcome: Cell<MaybeUninit<IoResult>>,
     /// What only a request that waits has.
     rest: Cell<MaybeUninit<Rest>>,
     drop_future: Cell<MaybeUninit<DropFn>>,
-    pub(crate) prev: Cell<*const IoCell>,
-    pub(crate) next: Cell<*const IoCell>,
+    /// The neighbours on the channel's list of pending requests, while it is there.
+    prev: Cell<MaybeUninit<*const IoCell>>,
+    next: Cell<MaybeUninit<*const IoCell>>,
 }
 
 type DropFn = unsafe fn(NonNull<u8>);
@@ -185,14 +186,31 @@ impl IoCell {
                 cdw0: Cell::new(0),
                 children: Cell::new(0),
                 marks: Cell::new(0),
-                outcome: Cell::new(Ok(())),
+                outcome: Cell::new(MaybeUninit::uninit()),
                 rest: Cell::new(MaybeUninit::uninit()),
                 drop_future: Cell::new(MaybeUninit::uninit()),
-                prev: Cell::new(ptr::null()),
-                next: Cell::new(ptr::null()),
+                prev: Cell::new(MaybeUninit::uninit()),
+                next: Cell::new(MaybeUninit::uninit()),
             });
             Some(cell.as_ref())
         }
+    }
+
+    /// The neighbours on the list of pending requests.
+    ///
+    /// # Safety
+    /// The cell is on the list.
+    pub(crate) unsafe fn neighbours(&self) -> (*const IoCell, *const IoCell) {
+        // SAFETY: set when it was put there.
+        unsafe { (self.prev.get().assume_init(), self.next.get().assume_init()) }
+    }
+
+    pub(crate) fn set_prev(&self, prev: *const IoCell) {
+        self.prev.set(MaybeUninit::new(prev));
+    }
+
+    pub(crate) fn set_next(&self, next: *const IoCell) {
+        self.next.set(MaybeUninit::new(next));
     }
 
     /// The request.
@@ -249,8 +267,9 @@ impl IoCell {
     /// anew: the slab has exposed its block.
     #[inline]
     fn future(&self) -> NonNull<u8> {
-        let this = NonNull::from(self).addr();
-        NonNull::with_exposed_provenance(this.saturating_add(FRAME))
+        let place = ptr::with_exposed_provenance_mut(ptr::from_ref(self).addr() + FRAME);
+        // SAFETY: behind the cell in the same block.
+        unsafe { NonNull::new_unchecked(place) }
     }
 
     /// Builds the handler's future in its place, polls it once, and sees to the request if that ends it.
@@ -302,7 +321,7 @@ impl IoCell {
 
     /// The future is gone: notes how the request ends.
     fn end(&self, outcome: IoResult) {
-        self.outcome.set(outcome);
+        self.outcome.set(MaybeUninit::new(outcome));
         self.mark(ENDED);
     }
 
@@ -357,9 +376,9 @@ impl IoCell {
         if self.children.get() > 0 {
             return;
         }
-        // SAFETY: says the caller; the record is completed once.
+        // SAFETY: says the caller; `end` has set the outcome, and the record is completed once.
         unsafe {
-            let (io, channel, outcome) = self.free(self.outcome.get());
+            let (io, channel, outcome) = self.free(self.outcome.get().assume_init());
             complete(Record::note(io, channel, outcome));
         }
     }

@@ -58,26 +58,26 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn push(&self, cell: &IoCell) {
         let last = self.last.replace(cell);
-        cell.prev.set(last);
-        cell.next.set(ptr::null());
-        if last.is_null() {
-            self.first.set(cell);
-        } else {
-            // SAFETY: a listed cell is alive: it leaves the list before its frame is freed.
-            unsafe { (*last).next.set(cell) };
+        cell.set_prev(last);
+        cell.set_next(ptr::null());
+        // SAFETY: a listed cell is alive: it leaves the list before its frame is freed.
+        match unsafe { last.as_ref() } {
+            Some(last) => last.set_next(cell),
+            None => self.first.set(cell),
         }
     }
 
+    /// Takes a cell from the list that it is on.
     pub(crate) fn remove(&self, cell: &IoCell) {
-        let (prev, next) = (cell.prev.get(), cell.next.get());
-        // SAFETY: the neighbours of a listed cell are listed and so alive.
+        // SAFETY: it is on the list, and so are its neighbours, which are alive for that.
         unsafe {
+            let (prev, next) = cell.neighbours();
             match prev.as_ref() {
-                Some(prev) => prev.next.set(next),
+                Some(prev) => prev.set_next(next),
                 None => self.first.set(next),
             }
             match next.as_ref() {
-                Some(next) => next.prev.set(prev),
+                Some(next) => next.set_prev(prev),
                 None => self.last.set(prev),
             }
         }
@@ -89,7 +89,8 @@ impl Pending {
         std::iter::from_fn(move || {
             // SAFETY: a listed cell is alive.
             let cell = unsafe { at.as_ref()? };
-            at = cell.next.get();
+            // SAFETY: it is on the list.
+            at = unsafe { cell.neighbours().1 };
             Some(cell)
         })
     }

@@ -130,6 +130,32 @@ unsafe fn our_own<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
 /// The request was just submitted to the channel, which counts it and on whose thread we are.
 #[inline]
 pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
+    let (core, bdev) = (channel.core(), &channel.device.user);
+    // SAFETY: says the caller; a cell is started once, and the bdev and the channel outlive it.
+    unsafe {
+        // Reads and writes go by a way without detours.
+        let kind = BdevIo::kind_of(io);
+        let is = |hot: IoKind| kind == hot as u8 && B::OVERRIDES.kinds.contains(hot);
+        let (read, write) = (is(IoKind::Read), is(IoKind::Write));
+        if (read || write)
+            && !core.device().is_poisoned()
+            && let Some(cell) = IoCell::new(io, core, None)
+        {
+            if read {
+                cell.start(|| bdev.read(&channel.user, BdevIo::new(cell)));
+            } else {
+                cell.start(|| bdev.write(&channel.user, BdevIo::new(cell)));
+            }
+        } else {
+            submit_any(channel, io);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`submit`].
+#[inline(never)]
+unsafe fn submit_any<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
     let core = channel.core();
     // SAFETY: says the caller.
     unsafe {

@@ -175,6 +175,8 @@ pub(crate) struct Home {
     done: Fifo,
     complete: Cell<Option<CompleteFn>>,
     free_slots: Cell<Option<&'static Slot>>,
+    /// The slot of first polls, which most often are also the last.
+    spare: Cell<Option<&'static Slot>>,
     users: Cell<u32>,
     batches: Cell<u32>,
     poller: Cell<*mut sys::spdk_poller>,
@@ -212,6 +214,7 @@ impl Home {
             done: Fifo::new(),
             complete: Cell::new(None),
             free_slots: Cell::new(None),
+            spare: Cell::new(None),
             users: Cell::new(0),
             batches: Cell::new(0),
             poller: Cell::new(ptr::null_mut()),
@@ -322,18 +325,42 @@ impl Home {
         keep: impl FnOnce(Rest) -> *const Rest,
         then: PollFn,
     ) -> Poll<R> {
-        let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
-        self.free_slots.set(slot.next_free.get());
+        let slot = match self.spare.get() {
+            Some(spare) if spare.node.get().is_null() => spare,
+            _ => self.another_slot(),
+        };
         slot.node.set(node);
         let waker = slot.waker();
         let polled = poll(&mut Context::from_waker(&waker));
-        if polled.is_ready() {
-            self.release(slot);
-        } else {
+        if polled.is_pending() {
+            if self.is_spare(slot) {
+                self.spare.set(None);
+            }
             node.rest.set(keep(Rest { poll: then, slot }));
             self.polled(node);
+        } else if self.is_spare(slot) {
+            slot.node.set(ptr::null());
+        } else {
+            self.release(slot);
         }
         polled
+    }
+
+    #[inline]
+    fn is_spare(&self, slot: &'static Slot) -> bool {
+        self.spare.get().is_some_and(|spare| ptr::eq(spare, slot))
+    }
+
+    /// A slot for a first poll when the spare one is gone, which it then becomes, or in use by a first
+    /// poll that we are inside of.
+    #[cold]
+    fn another_slot(&'static self) -> &'static Slot {
+        let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
+        self.free_slots.set(slot.next_free.get());
+        if self.spare.get().is_none() {
+            self.spare.set(Some(slot));
+        }
+        slot
     }
 
     /// The node has been polled and waits.

@@ -1,5 +1,6 @@
 //! The module `chaos`: a disk in memory with a method for every kind of I/O.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use spdk_plugin::dma::DmaRegion;
 use spdk_plugin::module::{Bdev, BdevBuilder, BdevHandle, BdevIo, IoError, IoResult, RpcCall};
 use spdk_plugin::rpc::RpcError;
 use spdk_plugin::runtime::{PollStatus, Poller};
-use spdk_plugin::{Result, bdev_module, rpc};
+use spdk_plugin::{Error, Result, bdev_module, rpc};
 
 use crate::mischief::{Bomb, Create, Mischief};
 
@@ -30,6 +31,9 @@ impl Bdev for Chaos {
 
     fn channel(&self) -> Result<Channel> {
         self.mischief.at("channel");
+        if let Some(errno) = self.mischief.params.channel_errno {
+            return Err(Error::Errno { what: "a channel".into(), errno });
+        }
         let told = |place| self.mischief.params.panic == place;
         let poller = told("channel poller")
             .then(|| Poller::busy(|| panic!("chaos in a channel's poller")))
@@ -49,8 +53,13 @@ impl Bdev for Chaos {
         Ok(())
     }
 
+    /// Keeps a value through an await whose alignment is more than a request's.
     async fn flush(&self, _: &Channel, _: BdevIo<'_>) -> IoResult {
-        self.mischief.handle("flush").await
+        let wide = black_box(u128::MAX);
+        assert!((&raw const wide).is_aligned(), "a misplaced future");
+        let done = self.mischief.handle("flush").await;
+        assert_eq!(black_box(wide), u128::MAX);
+        done
     }
 
     async fn unmap(&self, _: &Channel, _: BdevIo<'_>) -> IoResult {
@@ -126,10 +135,11 @@ impl Chaos {
 async fn create(params: Create) -> Result<String, RpcError> {
     let mut bdev = BdevBuilder::new(&*params.name, params.block_size, params.num_blocks);
     let store = DmaRegion::zeroed(bdev.num_bytes()?)?;
-    if params.panic == "poller" {
-        bdev = bdev.poller(Duration::from_millis(1), |chaos: &Chaos| {
+    if let Some(period) = params.poller_us {
+        let status = if params.poller_busy { PollStatus::Busy } else { PollStatus::Idle };
+        bdev = bdev.poller(Duration::from_micros(period), move |chaos: &Chaos| {
             chaos.mischief.at("poller");
-            PollStatus::Idle
+            status
         });
     }
     let bomb = (params.panic == "bdev drop").then(|| Bomb);

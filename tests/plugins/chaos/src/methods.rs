@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::ser::Error;
+use serde::{Deserialize, Serialize, Serializer};
 use spdk_plugin::rpc;
 use spdk_plugin::rpc::RpcError;
 use spdk_plugin::runtime::{sleep, spawn_local};
 
-use crate::mischief::Bomb;
+use crate::mischief::{Bomb, wait_for_a_thread};
 
 #[derive(Deserialize)]
 struct When {
@@ -34,7 +35,44 @@ async fn call(params: When) -> Result<String, RpcError> {
     Ok(params.panic)
 }
 
-/// Never answers by itself: its task waits for what does not come.
+/// A result that cannot be written.
+struct Unwritable {
+    panics: bool,
+}
+
+impl Serialize for Unwritable {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        assert!(!self.panics, "chaos in a result");
+        Err(S::Error::custom("no JSON for this"))
+    }
+}
+
+#[rpc(name = "chaos_result")]
+async fn result(params: When) -> Result<Unwritable, RpcError> {
+    Ok(Unwritable { panics: params.panic == "now" })
+}
+
+/// Starts a task that outlives the call by so long; `foreign`: it is woken from another thread.
+#[rpc(name = "chaos_task")]
+async fn task(params: Task) -> Result<bool, RpcError> {
+    let delay = Duration::from_millis(params.ms);
+    spawn_local(async move {
+        if params.foreign {
+            wait_for_a_thread(delay).await;
+        } else {
+            sleep(delay).await;
+        }
+    })?;
+    Ok(true)
+}
+
+#[derive(Deserialize)]
+struct Task {
+    ms: u64,
+    foreign: bool,
+}
+
+/// Answers late.
 #[rpc(name = "chaos_wait", state = "any")]
 async fn wait(params: Wait) -> Result<bool, RpcError> {
     sleep(Duration::from_millis(params.ms)).await;

@@ -25,6 +25,13 @@ pub(crate) struct Create {
     /// They are woken from a thread that is not SPDK's.
     #[serde(default)]
     pub(crate) foreign: bool,
+    /// The errno of channels that cannot be made.
+    pub(crate) channel_errno: Option<i32>,
+    /// The device has a poller with this period in microseconds, 0 for one of every turn.
+    pub(crate) poller_us: Option<u64>,
+    /// The poller says that it was busy.
+    #[serde(default)]
+    pub(crate) poller_busy: bool,
     /// So many requests are answered with `IoError::NoMemory` first.
     #[serde(default)]
     pub(crate) no_memory: u32,
@@ -87,7 +94,7 @@ impl Drop for Bomb {
     }
 }
 
-async fn wait_for_a_thread(delay: Duration) {
+pub(crate) async fn wait_for_a_thread(delay: Duration) {
     let (send, receive) = oneshot::channel();
     thread::spawn(move || {
         thread::sleep(delay);

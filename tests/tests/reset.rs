@@ -1,0 +1,69 @@
+//! Resets and aborts under the load of SPDK's own tools. `bdevperf` resets once in 10 seconds.
+
+use serde_json::{Value, json};
+use spdk_plugin_tests::{Bdevperf, Config, at_least, chaos, errors, modules, spdk};
+
+const RESETS: u32 = 11;
+
+fn slow(delay_us: u64) -> Config {
+    let disk =
+        json!({ "name": "disk", "num_blocks": 1 << 18, "block_size": 512, "delay_us": delay_us });
+    Config::new().bdev("bdev_chaos_create", disk)
+}
+
+fn ram() -> Config {
+    let disk = json!({ "name": "disk", "num_blocks": 1 << 18, "block_size": 512 });
+    Config::new().bdev("bdev_ram_create", disk)
+}
+
+/// Runs I/O and resets; data that was read is right, and the disk works on.
+#[track_caller]
+fn resets(config: Config, depth: u32, io_size: u32, cores: usize) {
+    let perf = Bdevperf::new(spdk(), "reset").plugins([modules(), chaos()]).config(config);
+    let perf = perf.queue_depth(depth).io_size(io_size).seconds(RESETS).cores(cores);
+    let perf = if cores > 1 { perf.every_core() } else { perf };
+    let mut server = perf.serve().unwrap();
+    let perf = server.start().unwrap().finish().unwrap();
+    let wrong = |line: &&String| line.contains("mismatch") || line.contains("Reset");
+    assert_eq!(perf.errors.iter().find(wrong), None, "{:?}", perf.errors);
+    assert!(perf.iops > 100.0, "{perf:?}");
+    assert_eq!(perf.jobs.len(), cores);
+    let _: Value = server.host().call("bdev_get_bdevs", json!({ "name": "disk" })).unwrap();
+    server.host_mut().shutdown().unwrap();
+    let log = server.host().log();
+    assert_eq!(errors(&log), Vec::<&str>::new());
+}
+
+#[test]
+fn ram_is_reset() {
+    resets(ram(), 128, 4096, 2);
+}
+
+/// Its handlers wait.
+#[test]
+fn slow_is_reset() {
+    resets(slow(500), 128, 4096, 2);
+}
+
+/// There are fewer buffers than requests, and 20.07 reads without.
+#[test]
+fn buffers_are_short() {
+    resets(slow(2000), 1500, 65536, 1);
+}
+
+/// `bdevperf` aborts what takes longer than a second.
+#[test]
+fn what_takes_too_long_is_aborted() {
+    let perf = Bdevperf::new(spdk(), "randread").plugin(chaos()).config(slow(4_000_000));
+    let perf = perf.queue_depth(64).seconds(3).args(["-k", "1", "-A", "-f"]);
+    let mut server = perf.serve().unwrap();
+    let perf = server.start().unwrap().finish().unwrap();
+    let job = &perf.jobs[0];
+    // Not aborted, they would all have succeeded in the end.
+    assert!(job.fails_per_s > 20.0 && job.timeouts_per_s > 20.0, "{perf:?}");
+    // Of the aborts themselves none has failed, or releases with a count of those would tell more failures than I/Os.
+    if at_least(20, 10) {
+        assert!(job.fails_per_s <= job.timeouts_per_s, "{perf:?}");
+    }
+    server.host_mut().shutdown().unwrap();
+}
