@@ -146,6 +146,14 @@ pub fn bdev(host: &Host, name: &str) -> Value {
     bdevs.remove(0)
 }
 
+/// Reads and writes that have ended, of all bdevs.
+pub fn ios(host: &Host) -> u64 {
+    let stat: Value = host.call("bdev_get_iostat", ()).unwrap();
+    let list = stat.get("bdevs").unwrap_or(&stat).as_array().unwrap();
+    let ops = |stat: &Value, key: &str| stat[key].as_u64().unwrap_or(0);
+    list.iter().map(|stat| ops(stat, "num_read_ops") + ops(stat, "num_write_ops")).sum()
+}
+
 /// How a request of [`probe`] ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Outcome {

@@ -5,17 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Bdevperf, Heap, Host, bdevs, chaos, counting, errors, rounds, spdk};
+use spdk_plugin_tests::{Bdevperf, Heap, bdevs, chaos, counting, errors, ios, rounds, spdk};
 
 const DEPTH: u32 = 128;
-
-/// I/Os of all bdevs that have ended.
-fn ios(host: &Host) -> u64 {
-    let stat: Value = host.call("bdev_get_iostat", ()).unwrap();
-    let list = stat.get("bdevs").unwrap_or(&stat).as_array().unwrap();
-    let ops = |stat: &Value, key: &str| stat[key].as_u64().unwrap_or(0);
-    list.iter().map(|stat| ops(stat, "num_read_ops") + ops(stat, "num_write_ops")).sum()
-}
 
 fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -31,7 +31,10 @@ fn resets(config: Config, depth: u32, io_size: u32, cores: usize) {
     let _: Value = server.host().call("bdev_get_bdevs", json!({ "name": "disk" })).unwrap();
     server.host_mut().shutdown().unwrap();
     let log = server.host().log();
-    assert_eq!(errors(&log), Vec::<&str>::new());
+    // If its last reset ends late, bdevperf leaves the poller for the next one behind.
+    let errors: Vec<_> =
+        errors(&log).into_iter().filter(|line| !line.contains("got timeout")).collect();
+    assert!(errors.is_empty(), "{errors:?}\n{log}");
 }
 
 #[test]
@@ -54,16 +57,16 @@ fn buffers_are_short() {
 /// `bdevperf` aborts what takes longer than a second.
 #[test]
 fn what_takes_too_long_is_aborted() {
+    if !at_least(20, 10) {
+        return eprintln!("bdevperf of 20.07 forgets that it was told to abort");
+    }
     let perf = Bdevperf::new(spdk(), "randread").plugin(chaos()).config(slow(4_000_000));
-    let perf = perf.queue_depth(64).seconds(3).args(["-k", "1", "-A", "-f"]);
+    let perf = perf.queue_depth(64).seconds(3).args(["-k", "1", "-X", "-f"]);
     let mut server = perf.serve().unwrap();
     let perf = server.start().unwrap().finish().unwrap();
     let job = &perf.jobs[0];
-    // Not aborted, they would all have succeeded in the end.
-    assert!(job.fails_per_s > 20.0 && job.timeouts_per_s > 20.0, "{perf:?}");
-    // Of the aborts themselves none has failed, or releases with a count of those would tell more failures than I/Os.
-    if at_least(20, 10) {
-        assert!(job.fails_per_s <= job.timeouts_per_s, "{perf:?}");
-    }
+    // Not aborted, they would all have succeeded in the end. SPDK's walk over what takes too long ends at the first that
+    // is aborted on the spot, so it is one a second.
+    assert!(job.fails_per_s > 0.0 && job.timeouts_per_s > 0.0, "{perf:?}");
     server.host_mut().shutdown().unwrap();
 }
