@@ -74,7 +74,9 @@ impl Apt {
                 }
             }
         }
-        Err(first.unwrap_or_else(|| Error::new("no Debian mirror is configured")))
+        Err(first.unwrap_or_else(|| Error::new(
+                "apt has no Debian mirror configured: set DEBIAN_MIRROR to the address of one, then type `cargo spdk setup` again",
+            )))
     }
 
     fn find_at(&self, mirror: &Mirror, runner: &mut Runner) -> Result<Archive> {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Debian's own address, where a machine's sources name no mirror.
-const CANONICAL: &str = "http://mirror.example/debian";
+/// Names a mirror of Debian's archive, for machines whose own sources have none.
+const MIRROR: &str = "DEBIAN_MIRROR";
 const KEYRINGS: &[&str] = &[
     "/usr/share/keyrings/debian-archive-keyring.pgp",
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -35,9 +35,9 @@ pub(crate) fn configured_mirrors() -> Vec<Mirror> {
         }
     }
     let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
-    let canonical =
-        Mirror { uri: CANONICAL.into(), signed_by: keyring.map(|path| path.to_string()) };
-    mirrors(&entries, canonical)
+    let signed_by = keyring.map(|path| path.to_string());
+    let named = std::env::var(MIRROR).ok().map(|uri| Mirror { uri, signed_by });
+    mirrors(&entries, named)
 }
 
 fn read(path: &Path) -> String {
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-fn mirrors(entries: &[Entry], canonical: Mirror) -> Vec<Mirror> {
+fn mirrors(entries: &[Entry], named: Option<Mirror>) -> Vec<Mirror> {
     let archives = entries.iter().filter(|entry| entry.is_archive());
     let mut mirrors: Vec<Mirror> = archives
         .flat_map(|entry| {
@@ -72,9 +72,7 @@ fn mirrors(entries: &[Entry], canonical: Mirror) -> Vec<Mirror> {
         .collect();
     // Others' archives may have a suite and a component of the same names.
     mirrors.sort_by_key(|mirror| !mirror.uri.contains("debian"));
-    if mirrors.iter().all(|mirror| mirror.uri.trim_end_matches('/') != canonical.uri) {
-        mirrors.push(canonical);
-    }
+    mirrors.extend(named);
     let mut distinct: Vec<Mirror> = Vec::new();
     for mirror in mirrors {
         if !distinct.contains(&mirror) {
@@ -149,12 +147,14 @@ fn stanza(fields: &[(String, String)]) -> Option<Entry> {
 mod tests {
     use super::*;
 
-    fn canonical() -> Mirror {
-        Mirror { uri: CANONICAL.into(), signed_by: Some("/keyring".into()) }
+    const NAMED: &str = "http://named.example/debian";
+
+    fn named() -> Mirror {
+        Mirror { uri: NAMED.into(), signed_by: Some("/keyring".into()) }
     }
 
     fn uris(entries: &[Entry]) -> Vec<String> {
-        mirrors(entries, canonical()).into_iter().map(|mirror| mirror.uri).collect()
+        mirrors(entries, Some(named())).into_iter().map(|mirror| mirror.uri).collect()
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let entries = parse_list(text);
         assert_eq!(entries[0].signed_by.as_deref(), Some("/a.gpg"));
         assert_eq!(entries[0].components, ["main", "contrib"]);
-        let expected = ["https://near.example/debian/", "http://src.example/debian", CANONICAL];
+        let expected = ["https://near.example/debian/", "http://src.example/debian", NAMED];
         assert_eq!(uris(&entries), expected);
     }
 
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(entries[0].signed_by.as_deref(), Some(key));
         assert_eq!(
             uris(&entries),
-            ["http://near.example/debian", "http://far.example/debian", CANONICAL]
+            ["http://near.example/debian", "http://far.example/debian", NAMED]
         );
     }
 
@@ -203,13 +203,13 @@ mod tests {
         let text = "deb https://apt.example bookworm main\ndeb http://mirror.example/debian/ bookworm main\n";
         assert_eq!(
             uris(&parse_list(text)),
-            ["http://mirror.example/debian/", "https://apt.example"]
+            ["http://mirror.example/debian/", "https://apt.example", NAMED]
         );
     }
 
     #[test]
     fn nothing_configured() {
-        assert_eq!(mirrors(&[], canonical()), [canonical()]);
+        assert_eq!(mirrors(&[], Some(named())), [named()]);
         assert!(parse_stanzas("nonsense\n without a field\n").is_empty());
     }
 }
