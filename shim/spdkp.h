@@ -131,6 +131,57 @@ void spdkp_subsystem_fini_next(void);
 /* Whether a program that was told to wait for RPCs survives a subsystem that does not start. */
 bool spdkp_failed_start_lives_on(void);
 void spdkp_app_stop(int rc);
-int spdkp_app_main(int argc, char **argv, const char *name);
+/* NULL and -1 mean "not said". */
+struct spdkp_app_opts {
+	const char *name;
+	const char *json_file;
+	const void *json;
+	size_t json_len;
+	const char *rpc_addr;
+	const char *reactor_mask;
+	const char *huge_dir;
+	const char *iova_mode;
+	const char *env_context;
+	struct spdk_pci_addr *pci_addrs;
+	size_t num_pci_addrs;
+	uint64_t base_virtaddr;
+	uint64_t trace_entries;
+	int shm_id;
+	int mem_size_mb;
+	int mem_channels;
+	int main_core;
+	int log_level;
+	bool has_log_level;
+	bool has_trace_entries;
+	bool pci_blocked;
+	bool ignore_json_errors;
+	bool no_rpc;
+	bool no_pci;
+	bool no_huge;
+	bool single_segments;
+	bool unlink_hugepages;
+	bool wait_for_rpc;
+	bool no_coredump;
+	bool no_signal_handlers;
+	bool no_core_locks;
+	bool interrupt_mode;
+};
+enum {
+	SPDKP_APP_RAN,
+	SPDKP_APP_HELP,
+	SPDKP_APP_USAGE,
+	SPDKP_APP_LACKS,
+};
+/* Whether the program has SPDK's app framework. */
+bool spdkp_has_app(void);
+bool spdkp_app_json_in_memory(void);
+/* Runs the app to its end. With argc > 0 the command line goes over the options. RAN: *rc is what
+ * spdk_app_start returned, and spdkp_app_fini is due. LACKS: *what needs release *needs. The PCI
+ * addresses come from malloc; they are freed. */
+uint32_t spdkp_app_run(const struct spdkp_app_opts *o, int argc, char **argv, void (*start)(void *),
+		  void (*shutdown)(void), void *ctx, int *rc, const char **what, const char **needs);
+void spdkp_app_fini(void);
+/* Has `ended` called once, when the bdev layer has ended. Before the app starts. */
+void spdkp_app_on_end(void (*ended)(void));
 
 #endif

@@ -1,6 +1,7 @@
 //! What goes wrong outside of an I/O request. An I/O's own outcome is an
 //! [`IoError`](crate::module::IoError).
 
+use std::ffi::{CStr, c_char};
 use std::io;
 
 /// A failed call, with what it was about and the errno that SPDK gave or would give.
@@ -33,6 +34,9 @@ pub enum Error {
     /// Called on a thread that may not do this.
     #[error("{0}")]
     WrongThread(String),
+    /// The program ends, and with it what was to be done.
+    #[error("{0}")]
+    Stopped(String),
     /// Any other errno of SPDK's, with the call that returned it.
     #[error("{what}: {}", io::Error::from_raw_os_error(positive(*.errno)))]
     Errno {
@@ -56,6 +60,17 @@ impl Error {
         }
     }
 
+    /// What the shim says a release lacks.
+    ///
+    /// # Safety
+    /// Both are C strings of static storage.
+    pub(crate) unsafe fn lacking(what: *const c_char, needs: *const c_char) -> Self {
+        // SAFETY: says the caller.
+        let [what, needs] = unsafe { [CStr::from_ptr(what), CStr::from_ptr(needs)] };
+        let needs = needs.to_str().unwrap_or("?");
+        Self::Unsupported { what: what.to_string_lossy().into_owned(), needs }
+    }
+
     /// The positive errno value that stands for this error.
     pub fn errno(&self) -> i32 {
         match self {
@@ -66,6 +81,7 @@ impl Error {
             Self::Busy(_) => libc::EBUSY,
             Self::Unsupported { .. } => libc::ENOTSUP,
             Self::WrongThread(_) => libc::EPERM,
+            Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
             Self::Panicked(_) => libc::EIO,
         }

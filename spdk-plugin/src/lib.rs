@@ -22,6 +22,7 @@ pub mod runtime;
 mod subsystem;
 
 pub use error::{Error, Result};
+pub use runtime::app::{SpdkApp, SpdkAppBuilder};
 pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};
 pub use subsystem::Subsystem;
 

@@ -8,7 +8,7 @@ mod abi;
 mod names;
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 use linkme::distributed_slice;
@@ -127,10 +127,11 @@ pub(crate) fn started() {
     unsafe { sys::spdkp_note_app_thread() };
     // Not in the constructor: later releases print no notices before the app has set up its log.
     ANNOUNCED.call_once(|| {
+        let Some(plugin) = PLUGIN.get() else { return };
         let names = |names: Vec<&str>| names.join(" ");
         log::info!(
             "plugin {}: modules [{}], subsystems [{}], methods [{}]",
-            PLUGIN.get().unwrap_or(&"?"),
+            plugin,
             names(MODULES.iter().map(|m| m.name).collect()),
             names(SUBSYSTEMS.iter().map(|s| s.name).collect()),
             names(METHODS.iter().map(|m| m.name).collect()),
@@ -142,6 +143,14 @@ pub(crate) fn started() {
 static MODULES_STOPPED: AtomicUsize = AtomicUsize::new(0);
 /// Subsystems of this artefact that run.
 static SUBSYSTEMS_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the app has a module of its own among them.
+static APP: AtomicBool = AtomicBool::new(false);
+
+/// An app starts, which has a module that stops with the others.
+pub(crate) fn expect_app() {
+    APP.store(true, Ordering::Release);
+}
 
 /// SPDK has stopped one of our modules.
 pub(crate) fn module_stopped() {
@@ -162,7 +171,8 @@ pub(crate) fn subsystem_stopped() {
 /// After the last stop SPDK ends its threads, some time, and tells us nothing more.
 fn stopped() {
     let modules = MODULES_STOPPED.load(Ordering::Acquire);
-    if modules >= MODULES.len() && SUBSYSTEMS_UP.load(Ordering::Acquire) == 0 {
+    let expected = MODULES.len() + usize::from(APP.load(Ordering::Acquire));
+    if modules >= expected && SUBSYSTEMS_UP.load(Ordering::Acquire) == 0 {
         runtime::shut_down();
     }
 }

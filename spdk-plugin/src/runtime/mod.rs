@@ -4,6 +4,7 @@
 //! callback. It must not block: to wait is to `.await`.
 
 pub mod app;
+pub(crate) mod env;
 pub(crate) mod home;
 mod poller;
 pub(crate) mod task;

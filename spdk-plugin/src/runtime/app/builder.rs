@@ -1,0 +1,314 @@
+//! How an app is described.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::fs::File;
+use std::future::Future;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use spdk_plugin_sys as sys;
+
+use super::life;
+use super::options::Options;
+use crate::error::{Error, Result};
+use crate::runtime::home::HomeRef;
+use crate::runtime::task::spawn;
+
+/// Describes an [`SpdkApp`](super::SpdkApp).
+///
+/// What is not said is SPDK's own default: one core, the RPC socket `/var/tmp/spdk.sock`, hugepages.
+///
+/// ```no_run
+/// use spdk_plugin::SpdkApp;
+///
+/// # fn main() -> spdk_plugin::Result<()> {
+/// let sum = SpdkApp::builder()
+///     .name("sum")
+///     .reactor_mask("0x3")
+///     .json_data(r#"{ "subsystems": [] }"#)
+///     .block_on(async { Ok(1 + 1) })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "a description starts nothing"]
+pub struct SpdkAppBuilder {
+    options: Options,
+}
+
+impl SpdkAppBuilder {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The app's name, which its log and its shared memory are named after. `spdk_plugin` by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// A JSON configuration file, as `save_config` writes it. The app ends if one of its calls fails.
+    pub fn config_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.options.config_file = Some(path.as_ref().into());
+        self
+    }
+
+    /// The text of a JSON configuration, in place of a file. It never lies on a disk.
+    pub fn json_data(mut self, json: impl Into<String>) -> Self {
+        self.options.json_data = Some(json.into());
+        self
+    }
+
+    /// Goes on when a call of the configuration fails.
+    pub fn ignore_config_errors(mut self, ignore: bool) -> Self {
+        self.options.ignore_config_errors = ignore;
+        self
+    }
+
+    /// The cores of the app, as a mask (`0x3`) or a list (`[0,1]`). Core 0 alone by default.
+    pub fn reactor_mask(mut self, mask: impl Into<String>) -> Self {
+        self.options.reactor_mask = Some(mask.into());
+        self
+    }
+
+    /// The core that the app thread runs on: the first of the mask by default.
+    pub fn main_core(mut self, core: u32) -> Self {
+        self.options.main_core = Some(core);
+        self
+    }
+
+    /// The app's DMA memory in MiB. With hugepages all there are by default.
+    pub fn mem_size_mb(mut self, megabytes: u32) -> Self {
+        self.options.mem_size_mb = Some(megabytes);
+        self
+    }
+
+    /// Leaves the machine's PCI devices alone.
+    pub fn no_pci(mut self, no_pci: bool) -> Self {
+        self.options.no_pci = no_pci;
+        self
+    }
+
+    /// Runs in ordinary memory: slower to start, and no DMA of real devices. Say how much with
+    /// [`mem_size_mb`](Self::mem_size_mb). Needs SPDK 21.10.
+    pub fn no_huge(mut self, no_huge: bool) -> Self {
+        self.options.no_huge = no_huge;
+        self
+    }
+
+    /// Makes one file of all hugepages (`--single-file-segments`), for vhost-user.
+    pub fn hugepage_single_segments(mut self, single: bool) -> Self {
+        self.options.hugepage_single_segments = single;
+        self
+    }
+
+    /// Removes the hugepages' files once they are mapped, so that a killed app leaves none.
+    pub fn unlink_hugepages(mut self, unlink: bool) -> Self {
+        self.options.unlink_hugepages = unlink;
+        self
+    }
+
+    /// The mount of hugetlbfs to take hugepages from.
+    pub fn huge_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.options.huge_dir = Some(dir.as_ref().into());
+        self
+    }
+
+    /// `pa` or `va`: which addresses devices are told.
+    pub fn iova_mode(mut self, mode: impl Into<String>) -> Self {
+        self.options.iova_mode = Some(mode.into());
+        self
+    }
+
+    /// Where in the address space DPDK maps its memory.
+    pub fn base_virtaddr(mut self, address: u64) -> Self {
+        self.options.base_virtaddr = Some(address);
+        self
+    }
+
+    /// Appends an argument for DPDK's EAL. SPDK before 21.10 takes one in all, later releases split it at
+    /// blanks.
+    pub fn eal_arg(mut self, arg: impl Into<String>) -> Self {
+        self.options.eal_args.push(arg.into());
+        self
+    }
+
+    /// Shared memory that several processes may join has a number. Without one each has its own.
+    pub fn shm_id(mut self, id: u32) -> Self {
+        self.options.shm_id = Some(id);
+        self
+    }
+
+    /// Where the RPC server listens: the path of a Unix socket, or `address:port`.
+    pub fn rpc_addr(mut self, address: impl Into<String>) -> Self {
+        self.options.rpc_addr = Some(address.into());
+        self.options.no_rpc = false;
+        self
+    }
+
+    /// Starts no RPC server.
+    pub fn no_rpc(mut self) -> Self {
+        self.options.rpc_addr = None;
+        self.options.no_rpc = true;
+        self
+    }
+
+    /// The lowest level that the log on standard error shows. `Info` is SPDK's NOTICE; SPDK's own INFO
+    /// and DEBUG are `Debug` and `Trace`.
+    pub fn log_level(mut self, level: log::LevelFilter) -> Self {
+        self.options.log_level = Some(match level {
+            log::LevelFilter::Off => -1,
+            log::LevelFilter::Error => 0,
+            log::LevelFilter::Warn => 1,
+            log::LevelFilter::Info => 2,
+            log::LevelFilter::Debug => 3,
+            log::LevelFilter::Trace => 4,
+        });
+        self
+    }
+
+    /// Entries of the trace buffer of each core, a power of two; 0 for none. (SPDK 20.07 takes 0 for
+    /// one.)
+    pub fn trace_entries(mut self, entries: u64) -> Self {
+        self.options.trace_entries = Some(entries);
+        self
+    }
+
+    /// Starts the subsystems when the RPC `framework_start_init` comes; until then the RPCs of the
+    /// startup state alone can be called.
+    pub fn wait_for_rpc(mut self, wait: bool) -> Self {
+        self.options.wait_for_rpc = wait;
+        self
+    }
+
+    /// The same as [`wait_for_rpc`](Self::wait_for_rpc), under SPDK's name for the option.
+    pub fn delay_subsystem_init(self, delay: bool) -> Self {
+        self.wait_for_rpc(delay)
+    }
+
+    /// Leaves the limit of core dumps as it is; SPDK raises it otherwise.
+    pub fn limit_core_dumps(mut self, limit: bool) -> Self {
+        self.options.no_core_dumps = limit;
+        self
+    }
+
+    /// Leaves SIGINT and SIGTERM to the program. Needs SPDK 21.10.
+    pub fn no_signal_handlers(mut self, none: bool) -> Self {
+        self.options.no_signal_handlers = none;
+        self
+    }
+
+    /// Lets other SPDK programs use the same cores: SPDK locks them from 23.01 on.
+    pub fn no_core_locks(mut self, none: bool) -> Self {
+        self.options.no_core_locks = none;
+        self
+    }
+
+    /// Sleeps until there is something to do, in place of polling. Needs SPDK 24.01.
+    pub fn interrupt_mode(mut self, interrupt: bool) -> Self {
+        self.options.interrupt_mode = interrupt;
+        self
+    }
+
+    /// Takes SPDK's usual options (`-m`, `-s`, `-r`, `-c`, `--json`, `--wait-for-rpc`...) from a command
+    /// line, whose first element is the program's name. They go over what the builder was told.
+    ///
+    /// As with most parsers of command lines, `--help`, `--version` and an option that does not exist
+    /// end the process.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.options.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts the app, calls `start` on the app thread, and returns when the app was told to
+    /// [stop](super::SpdkApp::stop), by `start` or by whomever, or got SIGINT or SIGTERM.
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`] inside an SPDK program, [`Error::Exists`] when the process has had an SPDK
+    /// environment, [`Error::Invalid`] and [`Error::Unsupported`] for options that cannot be,
+    /// [`Error::Errno`] when SPDK does not start; its log says why.
+    pub fn run(self, start: impl FnOnce()) -> Result<()> {
+        match self.start(Box::new(start))? {
+            0 => Ok(()),
+            rc => Err(failed(rc)),
+        }
+    }
+
+    /// Starts the app, runs `future` on the app thread, and stops the app when it is ready.
+    ///
+    /// # Errors
+    /// What the future returns, or [`Error::Stopped`] when the app ended before it: it was told to
+    /// [stop](super::SpdkApp::stop), or got SIGINT or SIGTERM. [`Error::Panicked`] when the future did.
+    /// Otherwise as [`run`](Self::run).
+    pub fn block_on<T>(self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = Rc::new(Cell::new(None));
+        let (keep, panicked) = (Rc::clone(&result), Rc::new(Cell::new(false)));
+        let fell = Rc::clone(&panicked);
+        let task = async move {
+            let _stop = StopOnDrop(fell);
+            keep.set(Some(future.await));
+        };
+        let task: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(task);
+        // SAFETY: the task is polled and dropped on SPDK's threads alone, which `start` waits for; if it
+        // was left there, nobody ever looks at it again.
+        let task: Pin<Box<dyn Future<Output = ()>>> = unsafe { std::mem::transmute(task) };
+        let rc = self.start(Box::new(move || {
+            if let Some(home) = HomeRef::current() {
+                spawn(home, "the future of the app", task);
+            }
+        }))?;
+        match result.take() {
+            Some(result) => result,
+            None if panicked.get() => Err(Error::Panicked("the future of the app".into())),
+            None if rc != 0 => Err(failed(rc)),
+            None => Err(Error::Stopped("the app was told to stop before its future ended".into())),
+        }
+    }
+
+    fn start<'a>(self, start: Box<dyn FnOnce() + 'a>) -> Result<i32> {
+        // SAFETY: asks what release this is.
+        let in_memory = unsafe { sys::spdkp_app_json_in_memory() };
+        let file = match &self.options.json_data {
+            Some(json) if !in_memory => Some(private_file(json)?),
+            _ => None,
+        };
+        let path = file.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
+        life::run(&self.options.raw(path)?, start)
+    }
+}
+
+/// Has the app stop when its future has ended, one way or another.
+struct StopOnDrop(Rc<Cell<bool>>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.set(std::thread::panicking());
+        life::end_here();
+    }
+}
+
+fn failed(rc: i32) -> Error {
+    let rc = if rc < 0 { rc } else { -libc::EIO };
+    Error::from_rc("SPDK did not start or had to stop, and its log says why", rc)
+}
+
+/// A file of this process's own, which has no name and goes with it.
+fn private_file(text: &str) -> Result<File> {
+    let error = |errno: std::io::Error| {
+        let errno = errno.raw_os_error().unwrap_or(libc::EIO);
+        Error::Errno { what: "a file for the configuration".into(), errno }
+    };
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"spdk_plugin_config".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(error(std::io::Error::last_os_error()));
+    }
+    // SAFETY: the descriptor is new and ours.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(text.as_bytes()).map_err(error)?;
+    Ok(file)
+}
