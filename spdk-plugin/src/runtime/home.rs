@@ -19,133 +19,21 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, Poll};
 
 use spdk_plugin_sys as sys;
 
+use super::queue::{Fifo, Link, Node, PollFn};
 use super::thread::send_away;
+use super::waker::Slot;
 
 /// Polls in one go before the thread's other work gets a turn.
 const DRAIN_BUDGET: u32 = 128;
 
-/// What a queue goes through. It lies at the start of what is queued.
-#[repr(C)]
-pub(crate) struct Link {
-    next: Cell<*const Link>,
-}
-
-impl Link {
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { next: Cell::new(ptr::null()) }
-    }
-}
-
-/// The schedulable part of a task or of an I/O request. It lies at the start of either.
-#[repr(C)]
-pub(crate) struct Node {
-    link: Link,
-    /// What is needed to poll it again: set before it is first queued.
-    rest: Cell<*const Rest>,
-    flags: Cell<u8>,
-}
-
-/// The part of a node that one which ends in its first poll never touches.
-pub(crate) struct Rest {
-    poll: PollFn,
-    slot: &'static Slot,
-}
-
-/// Polls what the node belongs to. `Ready`: it has ended, and the function disposes of the node once
-/// no waker reaches it any more.
-pub(crate) type PollFn = unsafe fn(*const Node, &mut Context<'_>) -> Poll<DisposeFn>;
-/// Ends a node's life, be it by completing an I/O or by freeing a task.
-pub(crate) type DisposeFn = unsafe fn(*const Node);
-/// Completes an I/O that is on the batch.
+/// Completes the I/O of a whole batch, from the first link on.
 pub(crate) type CompleteFn = unsafe fn(*const Link);
-
-const RUNNING: u8 = 1;
-const QUEUED: u8 = 2;
-const WOKEN: u8 = 4;
-
-impl Node {
-    /// A node that is about to be polled for the first time, by [`Home::poll_first`].
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { link: Link::new(), rest: Cell::new(ptr::null()), flags: Cell::new(RUNNING) }
-    }
-}
-
-/// A singly linked FIFO.
-struct Fifo {
-    head: Cell<*const Link>,
-    tail: Cell<*const Link>,
-}
-
-impl Fifo {
-    const fn new() -> Self {
-        Self { head: Cell::new(ptr::null()), tail: Cell::new(ptr::null()) }
-    }
-
-    #[inline]
-    fn push(&self, link: &Link) {
-        link.next.set(ptr::null());
-        let last = self.tail.replace(link);
-        if last.is_null() {
-            self.head.set(link);
-        } else {
-            // SAFETY: what is queued is alive until it was popped: its owner frees it only after
-            // its last poll, or its completion, and what is queued has not had that.
-            unsafe { (*last).next.set(link) };
-        }
-    }
-
-    #[inline]
-    fn pop(&self) -> Option<*const Link> {
-        let link = self.head.get();
-        if link.is_null() {
-            return None;
-        }
-        // SAFETY: as in `push`: whatever is queued is alive.
-        let next = unsafe { (*link).next.get() };
-        self.head.set(next);
-        if next.is_null() {
-            self.tail.set(ptr::null());
-        }
-        Some(link)
-    }
-
-    fn take(&self) -> Self {
-        Self {
-            head: Cell::new(self.head.replace(ptr::null())),
-            tail: Cell::new(self.tail.replace(ptr::null())),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.head.get().is_null()
-    }
-}
-
-/// What a [`Waker`] of ours points at. Slots are never freed, only used again: a waker that outlives
-/// its task points at a live slot and at worst polls somebody once for nothing, which every future
-/// must bear. So cloning and dropping a waker costs nothing and needs no count.
-struct Slot {
-    home: &'static Home,
-    /// The node that holds the slot, null while it is free. Home thread only.
-    node: Cell<*const Node>,
-    next_free: Cell<Option<&'static Slot>>,
-    /// Whether the slot is in `Remote::woken`.
-    remote: AtomicBool,
-}
-
-// SAFETY: foreign threads touch `home` and `remote` alone, which are made for it; the cells belong
-// to the home thread.
-unsafe impl Sync for Slot {}
-// SAFETY: a shared reference to a `Sync` slot may go anywhere; slots are never owned.
-unsafe impl Send for Slot {}
 
 /// Wakes that came from other threads.
 #[derive(Default)]
@@ -171,12 +59,12 @@ pub(crate) struct Home {
     /// SPDK's number of that thread, which unlike its address no later thread has.
     thread_id: AtomicU64,
     depth: Cell<u32>,
+    /// The last share went inside a callback.
+    unused: Cell<bool>,
     ready: Fifo,
     done: Fifo,
     complete: Cell<Option<CompleteFn>>,
     free_slots: Cell<Option<&'static Slot>>,
-    /// The slot of first polls, which most often are also the last.
-    spare: Cell<Option<&'static Slot>>,
     users: Cell<u32>,
     batches: Cell<u32>,
     poller: Cell<*mut sys::spdk_poller>,
@@ -210,11 +98,11 @@ impl Home {
             thread: AtomicPtr::new(ptr::null_mut()),
             thread_id: AtomicU64::new(0),
             depth: Cell::new(0),
+            unused: Cell::new(false),
             ready: Fifo::new(),
             done: Fifo::new(),
             complete: Cell::new(None),
             free_slots: Cell::new(None),
-            spare: Cell::new(None),
             users: Cell::new(0),
             batches: Cell::new(0),
             poller: Cell::new(ptr::null_mut()),
@@ -234,16 +122,40 @@ impl Home {
     /// another's poll.
     #[inline]
     pub(crate) fn enter<R>(&'static self, body: impl FnOnce() -> R) -> R {
-        self.depth.set(self.depth.get() + 1);
+        self.begin();
         let result = body();
-        if self.depth.get() == 1 && !self.ready.is_empty() {
+        self.end();
+        result
+    }
+
+    /// The first half of [`enter`](Self::enter).
+    #[inline(always)]
+    pub(crate) fn begin(&self) {
+        self.depth.set(self.depth.get() + 1);
+    }
+
+    /// The second half of [`enter`](Self::enter).
+    #[inline(always)]
+    pub(crate) fn end(&'static self) {
+        let depth = self.depth.get() - 1;
+        self.depth.set(depth);
+        if depth == 0 && (self.unused.get() || !self.ready.is_empty()) {
+            self.leave();
+        }
+    }
+
+    /// Does what is left to do at the end of the outermost callback.
+    #[cold]
+    #[inline(never)]
+    fn leave(&'static self) {
+        self.depth.set(1);
+        if !self.ready.is_empty() {
             self.drain();
         }
-        self.depth.set(self.depth.get() - 1);
-        if self.depth.get() == 0 && self.users.get() == 0 {
+        self.depth.set(0);
+        if self.unused.replace(false) && self.users.get() == 0 {
             self.give_back();
         }
-        result
     }
 
     /// Makes the home free for another thread.
@@ -260,15 +172,11 @@ impl Home {
     #[cold]
     fn drain(&'static self) {
         // What is queued meanwhile waits for the next turn: a task that wakes itself would run on and on.
-        let last = self.ready.tail.get();
+        let last = self.ready.last();
         for _ in 0..DRAIN_BUDGET {
             let Some(link) = self.ready.pop() else { return };
-            let node = link.cast::<Node>();
             // SAFETY: it was queued, so it is alive and waits to be polled.
-            unsafe {
-                (*node).flags.set((*node).flags.get() & !QUEUED);
-                self.poll(node);
-            }
+            unsafe { self.poll(link.cast()) };
             if link == last {
                 break;
             }
@@ -295,114 +203,49 @@ impl Home {
     /// Polls a node that was queued.
     ///
     /// # Safety
-    /// The node is alive, not queued, not running, and belongs to this home; `rest` is set.
+    /// The node is alive, not queued, not running, and belongs to this home.
     unsafe fn poll(&'static self, node: *const Node) {
         // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
-        let (node_ref, rest) = unsafe { (&*node, &*(*node).rest.get()) };
-        node_ref.flags.set(RUNNING);
-        let waker = rest.slot.waker();
+        let node_ref = unsafe { &*node };
+        let Some(poll) = node_ref.poll_fn() else { return };
+        node_ref.run();
+        let waker = node_ref.waker();
         // SAFETY: the function is the one that the node's owner set for it.
-        let polled = unsafe { (rest.poll)(node, &mut Context::from_waker(&waker)) };
-        if let Poll::Ready(dispose) = polled {
-            self.release(rest.slot);
-            // SAFETY: the node's owner named the function, and no waker finds the node any more.
-            return unsafe { dispose(node) };
+        match unsafe { poll(node, &mut Context::from_waker(&waker)) } {
+            Poll::Pending if node_ref.wait(None) => self.schedule(node_ref),
+            Poll::Pending => (),
+            // SAFETY: the node's owner named the function.
+            Poll::Ready(dispose) => unsafe { dispose(node) },
         }
-        self.polled(node_ref);
     }
 
-    /// Polls a new node by `poll`; when it has to wait, `keep` puts what is needed to go on into its
-    /// place in the node's owner. `Ready`: it has ended, and no waker finds it any more.
-    ///
-    /// # Safety
-    /// The node is new, belongs to this home and stays alive until it has ended; what `keep` returns
-    /// stays where it is as long.
-    #[inline]
-    pub(crate) unsafe fn poll_first<R>(
-        &'static self,
-        node: &Node,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
-        keep: impl FnOnce(Rest) -> *const Rest,
-        then: PollFn,
-    ) -> Poll<R> {
-        let slot = match self.spare.get() {
-            Some(spare) if spare.node.get().is_null() => spare,
-            _ => self.another_slot(),
-        };
-        slot.node.set(node);
-        let waker = slot.waker();
-        let polled = poll(&mut Context::from_waker(&waker));
-        if polled.is_pending() {
-            if self.is_spare(slot) {
-                self.spare.set(None);
-            }
-            node.rest.set(keep(Rest { poll: then, slot }));
-            self.polled(node);
-        } else if self.is_spare(slot) {
-            slot.node.set(ptr::null());
-        } else {
-            self.release(slot);
-        }
-        polled
-    }
-
-    #[inline]
-    fn is_spare(&self, slot: &'static Slot) -> bool {
-        self.spare.get().is_some_and(|spare| ptr::eq(spare, slot))
-    }
-
-    /// A slot for a first poll when the spare one is gone, which it then becomes, or in use by a first
-    /// poll that we are inside of.
-    #[cold]
-    fn another_slot(&'static self) -> &'static Slot {
-        let slot = self.free_slots.get().unwrap_or_else(|| self.more_slots());
+    /// A node whose wakers find it at `place`, where the caller puts it at once and where it stays until
+    /// [`detach`](Self::detach).
+    pub(crate) fn attach(&'static self, place: *const Node) -> Node {
+        let slot = self.free_slots.get().unwrap_or_else(|| Slot::more(self));
         self.free_slots.set(slot.next_free.get());
-        if self.spare.get().is_none() {
-            self.spare.set(Some(slot));
-        }
-        slot
+        slot.set_node(place);
+        Node::new(slot)
     }
 
-    /// The node has been polled and waits.
-    #[inline]
-    fn polled(&'static self, node: &Node) {
-        let woken = node.flags.replace(0) & WOKEN != 0;
-        if woken {
+    /// No waker finds the node any more.
+    pub(crate) fn detach(&self, node: &Node) {
+        let slot = node.slot();
+        slot.set_node(ptr::null());
+        slot.next_free.set(self.free_slots.replace(Some(slot)));
+    }
+
+    /// The node had its first poll, and waits for the next one, which is by `poll`.
+    pub(crate) fn park(&'static self, node: &Node, poll: PollFn) {
+        if node.wait(Some(poll)) {
             self.schedule(node);
         }
     }
 
-    #[inline]
-    fn release(&self, slot: &'static Slot) {
-        slot.node.set(ptr::null());
-        slot.next_free.set(self.free_slots.replace(Some(slot)));
-    }
-
-    #[cold]
-    fn more_slots(&'static self) -> &'static Slot {
-        let slots: Vec<Slot> = (0..64)
-            .map(|_| Slot {
-                home: self,
-                node: Cell::new(ptr::null()),
-                next_free: Cell::new(None),
-                remote: AtomicBool::new(false),
-            })
-            .collect();
-        let slots: &'static [Slot] = slots.leak();
-        for pair in slots.windows(2) {
-            pair[0].next_free.set(Some(&pair[1]));
-        }
-        &slots[0]
-    }
-
     /// Has the node polled when the outermost callback returns. The caller runs on the home thread.
     pub(crate) fn schedule(&'static self, node: &Node) {
-        let flags = node.flags.get();
-        if flags & RUNNING != 0 {
-            node.flags.set(flags | WOKEN);
-        } else if flags & QUEUED == 0 {
-            node.flags.set(flags | QUEUED);
-            self.ready.push(&node.link);
+        if node.wake() {
+            self.ready.push(node.link());
             if self.depth.get() == 0 {
                 self.queue_drain();
             }
@@ -410,7 +253,7 @@ impl Home {
     }
 
     #[cold]
-    fn wake_remote(&'static self, slot: &'static Slot) {
+    pub(super) fn wake_remote(&'static self, slot: &'static Slot) {
         if slot.remote.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -479,11 +322,7 @@ impl Home {
         for slot in woken {
             // A swap and not a store, so that what the waking thread wrote before is seen by the poll.
             slot.remote.swap(false, Ordering::AcqRel);
-            let node = slot.node.get();
-            if !node.is_null() {
-                // SAFETY: a node that holds a slot is alive; it gives the slot back when it ends.
-                self.schedule(unsafe { &*node });
-            }
+            slot.wake_here();
         }
     }
 
@@ -499,12 +338,8 @@ impl Home {
         }
         let Some(complete) = self.complete.get() else { return false };
         let batch = self.done.take();
-        self.enter(|| {
-            while let Some(link) = batch.pop() {
-                // SAFETY: what is on the batch is alive until it is completed, which is here.
-                unsafe { complete(link) };
-            }
-        });
+        // SAFETY: what is on the batch is alive until it is completed, which is here.
+        self.enter(|| unsafe { complete(batch) });
         true
     }
 }
@@ -530,35 +365,6 @@ unsafe extern "C" fn on_poll(home: *mut c_void) -> i32 {
     // SAFETY: `start_batches` passed a `Home`, which is never freed.
     let home: &'static Home = unsafe { &*home.cast() };
     i32::from(home.complete_batch())
-}
-
-impl Slot {
-    fn waker(&'static self) -> Waker {
-        // SAFETY: the table's functions keep `RawWaker`'s contract: the data is a slot, which is
-        // never freed, and they are safe to call from any thread.
-        unsafe { Waker::from_raw(RawWaker::new(ptr::from_ref(self).cast(), &WAKER)) }
-    }
-}
-
-static WAKER: RawWakerVTable = RawWakerVTable::new(
-    |slot| RawWaker::new(slot, &WAKER),
-    // SAFETY: the data of this table's wakers is a slot, and slots are never freed.
-    |slot| wake(unsafe { &*slot.cast::<Slot>() }),
-    // SAFETY: as above.
-    |slot| wake(unsafe { &*slot.cast::<Slot>() }),
-    |_| (),
-);
-
-fn wake(slot: &'static Slot) {
-    let home = slot.home;
-    if !home.is_current() {
-        return home.wake_remote(slot);
-    }
-    let node = slot.node.get();
-    if !node.is_null() {
-        // SAFETY: a node that holds a slot is alive, and we are on its thread.
-        home.schedule(unsafe { &*node });
-    }
 }
 
 /// A share in the current thread's [`Home`]. It stays on its thread.
@@ -591,6 +397,8 @@ impl HomeRef {
                 let free = homes.iter().find(by_thread(ptr::null_mut())).copied();
                 let home = free.unwrap_or_else(|| {
                     let home: &'static Home = Box::leak(Box::new(Home::new()));
+                    home.ready.settle();
+                    home.done.settle();
                     homes.push(home);
                     home
                 });
@@ -650,9 +458,10 @@ impl Drop for HomeRef {
         if home.users.get() > 0 {
             return;
         }
-        // Inside a callback the home is still in use; `enter` gives it back.
-        if home.depth.get() == 0 {
-            home.give_back();
+        // Inside a callback the home is still in use; `leave` gives it back.
+        match home.depth.get() {
+            0 => home.give_back(),
+            _ => home.unused.set(true),
         }
     }
 }

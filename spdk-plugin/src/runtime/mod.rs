@@ -7,8 +7,10 @@ pub mod app;
 pub(crate) mod env;
 pub(crate) mod home;
 mod poller;
+pub(crate) mod queue;
 pub(crate) mod task;
 mod thread;
+mod waker;
 
 pub use poller::{PollStatus, Poller, Sleep, sleep};
 pub(crate) use thread::{on_app, send_to_app, shut_down};

@@ -1,18 +1,17 @@
 //! Tasks: futures that an SPDK thread runs by itself. Stands on `spdk/thread.h`.
 
 use std::future::Future;
-use std::mem::MaybeUninit;
 use std::ptr;
 use std::task::{Context, Poll};
 
-use super::home::{DisposeFn, HomeRef, Node, Rest};
+use super::home::HomeRef;
+use super::queue::{DisposeFn, Node};
 use crate::guard::{catch, drop_caught};
 
 /// A future on the heap. The node comes first, so that the run queue's pointer is the task's.
 #[repr(C)]
 struct Task<F> {
     node: Node,
-    rest: MaybeUninit<Rest>,
     home: HomeRef,
     what: &'static str,
     future: Option<F>,
@@ -25,19 +24,15 @@ pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
     what: &'static str,
     future: F,
 ) {
-    let (queue, rest) = (home.get(), MaybeUninit::uninit());
-    let task = Task { node: Node::new(), rest, home, what, future: Some(future) };
-    let task = Box::into_raw(Box::new(task));
-    // A first poll that only asks for the next one.
-    let ask = |cx: &mut Context<'_>| {
-        cx.waker().wake_by_ref();
-        Poll::<()>::Pending
+    let queue = home.get();
+    let task = Box::into_raw(Box::<Task<F>>::new_uninit()).cast::<Task<F>>();
+    // SAFETY: the box has room for a task, which `dispose` frees after its last poll.
+    let node = unsafe {
+        task.write(Task { node: queue.attach(task.cast()), home, what, future: Some(future) });
+        &(*task).node
     };
-    // SAFETY: the task was just made; `dispose` frees it after its last poll.
-    unsafe {
-        let keep = |rest| (*ptr::addr_of_mut!((*task).rest)).write(rest) as *const Rest;
-        let _ = queue.poll_first(&(*task).node, ask, keep, poll::<F>);
-    }
+    queue.park(node, poll::<F>);
+    queue.schedule(node);
 }
 
 unsafe fn poll<F: Future<Output = ()>>(node: *const Node, cx: &mut Context<'_>) -> Poll<DisposeFn> {
@@ -61,5 +56,6 @@ unsafe fn poll<F: Future<Output = ()>>(node: *const Node, cx: &mut Context<'_>) 
 unsafe fn dispose<F>(node: *const Node) {
     // SAFETY: the node is the task that `spawn` boxed, and its last poll is over.
     let task = unsafe { Box::from_raw(node.cast_mut().cast::<Task<F>>()) };
+    task.home.get().detach(&task.node);
     drop_caught(task.what, task);
 }
