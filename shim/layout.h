@@ -25,6 +25,7 @@ enum spdkp_layout {
 	SPDKP_IO_NUM_BLOCKS = offsetof(struct spdk_bdev_io, u.bdev.num_blocks),
 	SPDKP_IO_MD_BUF = offsetof(struct spdk_bdev_io, u.bdev.md_buf),
 	SPDKP_IO_ABORT_TARGET = offsetof(struct spdk_bdev_io, u.abort.bio_to_abort),
+	SPDKP_IO_INTERNAL = offsetof(struct spdk_bdev_io, internal),
 	SPDKP_IO_DRIVER_CTX = offsetof(struct spdk_bdev_io, driver_ctx),
 };
 

@@ -24,8 +24,9 @@ use crate::runtime::on_app;
 pub(crate) struct ChannelCore {
     home: HomeRef,
     device: *const DeviceCore,
-    /// Requests that are with us, [`AWAITED`] with it, and how many of them are resets.
-    inflight: Cell<u32>,
+    /// Requests that did not end in their first poll, [`AWAITED`] with it, and how many of them are resets.
+    /// Those that did are on the home's batch.
+    waiting: Cell<u32>,
     resets: Cell<u32>,
     /// SPDK has destroyed the channel; we go with the last request.
     closed: Cell<bool>,
@@ -106,23 +107,22 @@ impl ChannelCore {
         unsafe { &*self.device }
     }
 
-    fn inflight(&self) -> u32 {
-        self.inflight.get() & !AWAITED
+    fn waiting(&self) -> u32 {
+        self.waiting.get() & !AWAITED
     }
 
-    #[inline]
-    pub(crate) fn request_started(&self) {
-        self.inflight.set(self.inflight.get() + 1);
-    }
-
-    /// Counts a request and runs what begins to serve it.
+    /// Runs what begins to serve a request.
     #[inline(always)]
     fn run(&self, body: impl FnOnce()) {
-        self.request_started();
         let home = self.home();
         home.begin();
         body();
         home.end();
+    }
+
+    /// A request has to wait.
+    pub(crate) fn request_waits(&self) {
+        self.waiting.set(self.waiting.get() + 1);
     }
 
     pub(crate) fn reset_started(&self) {
@@ -133,52 +133,41 @@ impl ChannelCore {
         self.resets.set(self.resets.get() - 1);
     }
 
-    /// A request was completed.
+    /// A request that had to wait was completed.
     ///
     /// # Safety
-    /// The request was counted; the channel must not be touched afterwards.
-    #[inline]
+    /// The channel must not be touched afterwards.
     pub(crate) unsafe fn request_ended(this: *const Self) {
-        // SAFETY: a channel lives while it counts a request.
+        // SAFETY: a channel lives while a request of its waits.
         let channel = unsafe { &*this };
-        let left = channel.inflight.get() - 1;
-        channel.inflight.set(left);
-        if left & AWAITED != 0 {
-            // SAFETY: says the caller.
-            unsafe { Self::tell_awaiting(this) };
+        let left = channel.waiting.get() - 1;
+        channel.waiting.set(left);
+        if left & AWAITED == 0 {
+            return;
         }
-    }
-
-    /// # Safety
-    /// As for [`request_ended`](Self::request_ended).
-    #[cold]
-    unsafe fn tell_awaiting(this: *const Self) {
-        // SAFETY: not freed yet, says the caller.
-        let channel = unsafe { &*this };
         channel.tell_quiet();
-        if channel.inflight() == 0 && channel.closed.get() {
+        if channel.waiting() == 0 && channel.closed.get() {
             // SAFETY: SPDK has let go of it, and that was its last request.
             unsafe { (channel.free)(this) };
         }
     }
 
     /// Whether a request that lacks memory is ours to try again: before 24.01 the bdev layer does so when
-    /// another request of the channel ends, and there is none.
+    /// another request of the channel ends, and there is none. The request itself may be one that waits.
     pub(crate) fn must_retry(&self) -> bool {
-        self.inflight() == 1 && sys::VERSION_MAJOR < 24
+        sys::VERSION_MAJOR < 24
+            && self.waiting() <= 1
+            // SAFETY: what is on the batch is a record.
+            && !self.home().batch().any(|link| unsafe { Record::is_of(link, self) })
     }
 
     /// Serves a request from the start.
     ///
     /// # Safety
-    /// The request was counted and has ended, but is not completed.
-    #[cold]
-    pub(crate) unsafe fn serve_again(this: *const Self, io: *mut sys::spdk_bdev_io) {
-        // SAFETY: says the caller; `serve` counts it anew.
-        unsafe {
-            (*this).inflight.set((*this).inflight.get() - 1);
-            ((*this).serve)(this, io);
-        }
+    /// The request has ended, but is not completed.
+    pub(crate) unsafe fn serve_again(&self, io: *mut sys::spdk_bdev_io) {
+        // SAFETY: says the caller.
+        unsafe { (self.serve)(self, io) };
     }
 
     /// Cancels whatever waits here but resets, which wait for it to end.
@@ -191,17 +180,18 @@ impl ChannelCore {
     /// Cancels what waits here and lets the reset go on to the next channel once all has ended.
     fn quiesce(&self, iter: *mut sys::spdk_io_channel_iter) {
         self.cancel_all();
+        self.home().complete_batch();
         self.quiet.set(iter);
-        self.inflight.set(self.inflight.get() | AWAITED);
+        self.waiting.set(self.waiting.get() | AWAITED);
         self.tell_quiet();
     }
 
     fn tell_quiet(&self) {
-        if self.inflight() > self.resets.get() {
+        if self.waiting() > self.resets.get() {
             return;
         }
         if !self.closed.get() {
-            self.inflight.set(self.inflight());
+            self.waiting.set(self.waiting());
         }
         let iter = self.quiet.replace(ptr::null_mut());
         if !iter.is_null() {
@@ -293,7 +283,7 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
             core: ChannelCore {
                 home,
                 device: &raw const device.core,
-                inflight: Cell::new(0),
+                waiting: Cell::new(0),
                 resets: Cell::new(0),
                 closed: Cell::new(false),
                 quiet: Cell::new(ptr::null_mut()),
@@ -318,9 +308,10 @@ pub(crate) unsafe extern "C" fn destroy<B: Bdev>(_io_device: *mut c_void, ctx: *
     // SAFETY: `create` put it there, and SPDK calls this once.
     let channel: &ChannelCore = unsafe { &*ctx.cast::<*const ChannelCore>().read() };
     channel.home().enter(|| {
+        channel.home().complete_batch();
         channel.closed.set(true);
-        channel.inflight.set(channel.inflight.get() | AWAITED);
-        if channel.inflight() == 0 {
+        channel.waiting.set(channel.waiting.get() | AWAITED);
+        if channel.waiting() == 0 {
             // SAFETY: SPDK has let go of it, and no request is left.
             unsafe { free::<B>(channel) };
             return;
@@ -403,7 +394,6 @@ unsafe extern "C" fn got_buffer<B: Bdev>(
             serve::<B>(channel, io);
         } else {
             // There is none so large, or the request is being aborted.
-            channel.request_started();
             Record::end_in_submit(io, channel, Some(Err(IoError::Failed)));
         }
     }

@@ -332,7 +332,13 @@ impl Home {
         self.done.push(link);
     }
 
-    fn complete_batch(&'static self) -> bool {
+    /// What was pushed and is not yet being completed.
+    pub(crate) fn batch(&self) -> impl Iterator<Item = *const Link> {
+        self.done.iter()
+    }
+
+    /// Completes what was pushed; false if that is nothing.
+    pub(crate) fn complete_batch(&'static self) -> bool {
         if self.done.is_empty() {
             return false;
         }

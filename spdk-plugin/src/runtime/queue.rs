@@ -74,6 +74,17 @@ impl Fifo {
         self.head.replace(ptr::null())
     }
 
+    /// The links in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = *const Link> {
+        let mut at = self.head.get();
+        std::iter::from_fn(move || {
+            let link = Some(at).filter(|link| !link.is_null())?;
+            // SAFETY: as in `push`.
+            at = unsafe { (*link).next.get() };
+            Some(link)
+        })
+    }
+
     /// The link that was queued last, if there is any.
     pub(super) fn last(&self) -> *const Link {
         // A link is its `next`.
