@@ -4,6 +4,8 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 
+use crate::rpc::RpcError;
+
 /// A failed call, with what it was about and the errno that SPDK gave or would give.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,6 +47,14 @@ pub enum Error {
         /// A positive errno value. Any other counts as `EIO`, so that no failure reads as success.
         errno: i32,
     },
+    /// A JSON-RPC method that was called answered with an error.
+    #[error("{method}: {source}")]
+    Rpc {
+        /// The method.
+        method: String,
+        /// Its answer.
+        source: RpcError,
+    },
     /// A user's code panicked; the log has the place and the message.
     #[error("{0} panicked")]
     Panicked(String),
@@ -83,6 +93,7 @@ impl Error {
             Self::WrongThread(_) => libc::EPERM,
             Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
+            Self::Rpc { source, .. } => source.errno(),
             Self::Panicked(_) => libc::EIO,
         }
     }
