@@ -219,6 +219,9 @@ enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) {
+            return Self::closed();
+        }
         let errno = error.raw_os_error().unwrap_or(match error.kind() {
             ErrorKind::NotFound => libc::ENOENT,
             ErrorKind::InvalidInput => libc::EINVAL,
@@ -235,6 +238,11 @@ impl From<io::Error> for Failure {
 impl Failure {
     fn connection(what: impl fmt::Display, errno: i32) -> Self {
         Self::Connection { what: format!(": {what}"), errno }
+    }
+
+    fn closed() -> Self {
+        let what = "the server closed the connection before it answered";
+        Self::connection(what, libc::ECONNRESET)
     }
 }
 
@@ -299,7 +307,7 @@ impl Inner {
 }
 
 impl State {
-    fn send(&mut self, inner: &Inner, _woken: &mut Vec<Waker>) -> Result<bool, Failure> {
+    fn send(&mut self, inner: &Inner, woken: &mut Vec<Waker>) -> Result<bool, Failure> {
         let mut done = false;
         while let Some((_, request)) = self.unsent.front() {
             let socket = match &mut self.socket {
@@ -310,7 +318,11 @@ impl State {
             match sent {
                 Ok(bytes) => self.sent += bytes,
                 Err(error) if waits(&error) => break,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // What was answered before is still to be read; not for ever, if more and more comes.
+                    self.receive(inner, woken)?;
+                    return Err(error.into());
+                }
             }
             done = true;
             if self.sent == request.len() {
@@ -330,10 +342,7 @@ impl State {
         let mut total = 0;
         let ended = loop {
             match socket.receive(&mut buffer) {
-                Ok(0) => {
-                    let what = "the server closed the connection before it answered";
-                    break Err(Failure::connection(what, libc::ECONNRESET));
-                }
+                Ok(0) => break Err(Failure::closed()),
                 Ok(bytes) => {
                     total += bytes;
                     let each = |object| objects.push(object);
