@@ -48,12 +48,12 @@ pub enum Error {
         errno: i32,
     },
     /// A JSON-RPC method that was called answered with an error.
-    #[error("{method}: {source}")]
+    #[error("{method}: {error}")]
     Rpc {
         /// The method.
         method: String,
         /// Its answer.
-        source: RpcError,
+        error: RpcError,
     },
     /// A user's code panicked; the log has the place and the message.
     #[error("{0} panicked")]
@@ -93,7 +93,7 @@ impl Error {
             Self::WrongThread(_) => libc::EPERM,
             Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
-            Self::Rpc { source, .. } => source.errno(),
+            Self::Rpc { error, .. } => error.errno(),
             Self::Panicked(_) => libc::EIO,
         }
     }

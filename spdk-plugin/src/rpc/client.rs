@@ -155,7 +155,7 @@ impl RpcClient {
             .map_err(|error| Error::Invalid(format!("parameters of {method}: {error}")))?;
         let call = self.inner.start(id, request)?;
         call.await.map_err(|failure| match failure {
-            Failure::Answer(source) => Error::Rpc { method: method.into(), source },
+            Failure::Answer(error) => Error::Rpc { method: method.into(), error },
             Failure::Connection { what, errno } => {
                 let what = format!("{method} by {}{what}", self.inner.address);
                 Error::Errno { what, errno }

@@ -63,8 +63,8 @@ impl From<Error> for RpcError {
         let code = match &error {
             Error::Invalid(_) => Self::INVALID_PARAMS,
             Error::Panicked(_) => Self::INTERNAL,
-            Error::Rpc { method, source } => {
-                return Self::new(source.code, format!("{method}: {}", source.message));
+            Error::Rpc { method, error } => {
+                return Self::new(error.code, format!("{method}: {}", error.message));
             }
             error => -error.errno(),
         };

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 
 mod app;
 mod programs;
+mod rpc;
 mod support;
 
 /// A case's name and its function.
 type Case = (&'static str, fn());
 
 /// Every module of cases.
-const MODULES: &[(&str, &[Case])] = &[("app", app::CASES)];
+const MODULES: &[(&str, &[Case])] = &[("app", app::CASES), ("rpc", rpc::CASES)];
 
 /// Makes the table of a module's cases of its functions.
 #[macro_export]

@@ -79,9 +79,9 @@ async fn call(client: RpcClient, call: Call) -> Outcome {
     }
     match client.call(&call.method, params).await {
         Ok(result) => Outcome::Result(result),
-        Err(Error::Rpc { method, source }) => {
+        Err(Error::Rpc { method, error }) => {
             assert_eq!(method, call.method);
-            Outcome::Error { code: source.code(), message: source.message().into() }
+            Outcome::Error { code: error.code(), message: error.message().into() }
         }
         Err(error) => Outcome::Failed { errno: error.errno(), message: error.to_string() },
     }

@@ -1,0 +1,135 @@
+//! Calling JSON-RPC methods from an app.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spdk_plugin::rpc::RpcClient;
+use spdk_plugin::runtime::{sleep, spawn_local};
+use spdk_plugin::{Error, Result, SpdkApp};
+
+use crate::support::{app, socket};
+
+crate::cases![its_own, by_its_socket, at_once, given_up, no_server, not_on_an_spdk_thread, stopped];
+
+async fn make_and_delete(rpc: &RpcClient) -> Result<()> {
+    let disk = json!({ "name": "disk", "num_blocks": 8, "block_size": 512 });
+    let name: String = rpc.call("bdev_null_create", &disk).await?;
+    assert_eq!(name, "disk");
+    let disks: Vec<Value> = rpc.call("bdev_get_bdevs", ()).await?;
+    assert_eq!((disks.len(), &disks[0]["num_blocks"]), (1, &json!(8)));
+    let taken = rpc.call::<String>("bdev_null_create", &disk).await.unwrap_err();
+    let Error::Rpc { method, error } = &taken else { panic!("{taken}") };
+    assert_eq!(method, "bdev_null_create");
+    assert!(error.code() < 0 && !error.message().is_empty(), "{error}");
+    assert!(rpc.call::<bool>("bdev_null_delete", json!({ "name": "disk" })).await?);
+    Ok(())
+}
+
+fn its_own() {
+    app().block_on(async { make_and_delete(&RpcClient::local()).await }).unwrap();
+}
+
+fn by_its_socket() {
+    app().block_on(async { make_and_delete(&RpcClient::unix(socket())).await }).unwrap();
+}
+
+/// Many tasks share one connection.
+fn at_once() {
+    const TASKS: u64 = 50;
+    app()
+        .block_on(async {
+            let rpc = RpcClient::local();
+            let done = Rc::new(Cell::new(0));
+            for blocks in 1..=TASKS {
+                let (rpc, done) = (rpc.clone(), Rc::clone(&done));
+                spawn_local(async move {
+                    let name = format!("disk{blocks}");
+                    let disk = json!({ "name": name, "num_blocks": blocks, "block_size": 512 });
+                    assert_eq!(rpc.call::<String>("bdev_null_create", disk).await.unwrap(), name);
+                    let query = json!({ "name": name });
+                    let disks: Vec<Value> = rpc.call("bdev_get_bdevs", query).await.unwrap();
+                    assert_eq!(disks[0]["num_blocks"], blocks);
+                    done.set(done.get() + 1);
+                })?;
+            }
+            while done.get() < TASKS {
+                sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// A server that is there and says nothing.
+fn mute() -> (UnixListener, RpcClient) {
+    let path = socket().with_extension("mute");
+    let listener = UnixListener::bind(&path).unwrap();
+    (listener, RpcClient::unix(path))
+}
+
+fn given_up() {
+    app()
+        .block_on(async {
+            let (_listener, rpc) = mute();
+            for _ in 0..100 {
+                let mut call = pin!(rpc.call::<Value>("ask", ()));
+                let mut timeout = pin!(sleep(Duration::from_millis(1)));
+                poll_fn(|cx| {
+                    assert!(call.as_mut().poll(cx).is_pending());
+                    timeout.as_mut().poll(cx)
+                })
+                .await;
+            }
+            // Nor does it matter when the client is what goes first.
+            let mut call = Box::pin({
+                let rpc = rpc.clone();
+                async move { rpc.call::<Value>("ask", ()).await }
+            });
+            poll_fn(|cx| Poll::Ready(assert!(call.as_mut().poll(cx).is_pending()))).await;
+            drop(rpc);
+            sleep(Duration::from_millis(5)).await;
+            drop(call);
+            make_and_delete(&RpcClient::local()).await
+        })
+        .unwrap();
+}
+
+fn no_server() {
+    let error = app()
+        .no_rpc()
+        .block_on(async { RpcClient::local().call::<Value>("spdk_get_version", ()).await });
+    let error = error.unwrap_err();
+    assert_eq!(error.errno(), libc::ENOENT, "{error}");
+    assert!(error.to_string().contains("serves no JSON-RPC"), "{error}");
+}
+
+fn not_on_an_spdk_thread() {
+    let rpc = RpcClient::unix(socket());
+    let mut call = pin!(rpc.call::<Value>("spdk_get_version", ()));
+    let Poll::Ready(Err(error)) = call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!("it was called");
+    };
+    assert!(matches!(error, Error::WrongThread(_)), "{error}");
+}
+
+/// A call that waits does not keep the app from its end.
+fn stopped() {
+    let started = Instant::now();
+    let result: Result<Value> = app().block_on(async {
+        let (_listener, rpc) = mute();
+        spawn_local(async {
+            sleep(Duration::from_millis(10)).await;
+            SpdkApp::stop().unwrap();
+        })?;
+        rpc.call("ask", ()).await
+    });
+    assert!(matches!(result, Err(Error::Stopped(_))), "{result:?}");
+    assert!(started.elapsed() < Duration::from_secs(30));
+}
