@@ -79,8 +79,8 @@ impl RpcClient {
     /// than this process can answer there.
     ///
     /// There must be such a socket: an SPDK program has one unless it was told otherwise, from when its
-    /// subsystems have started; with `--wait-for-rpc` before that too. Until then each call fails with
-    /// an [`Error::Errno`] of `ENOENT`.
+    /// subsystems have started; with `--wait-for-rpc` before that too. Without, each call fails with an
+    /// [`Error::Errno`] of `ENOENT`.
     pub fn local() -> Self {
         Self::new(Address::Local)
     }
@@ -196,7 +196,7 @@ struct State {
     /// So much of the first of them is.
     sent: usize,
     calls: BTreeMap<u64, Entry>,
-    /// There while a call waits.
+    /// There while there are calls.
     poller: Option<Poller>,
 }
 
@@ -295,12 +295,11 @@ impl Inner {
         stepped
     }
 
-    /// Takes the poller out when it has nothing to look for. Its drop is no business of a borrowed state.
+    /// Takes the poller out when there is no call. Its drop is no business of a borrowed state.
     fn rest(&self) {
         let poller = {
             let mut state = self.state.borrow_mut();
-            let waits = state.calls.values().any(|entry| matches!(entry, Entry::Waits(_)));
-            if waits { None } else { state.poller.take() }
+            if state.calls.is_empty() { state.poller.take() } else { None }
         };
         drop(poller);
     }

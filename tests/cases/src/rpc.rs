@@ -91,7 +91,7 @@ fn given_up() {
                 let rpc = rpc.clone();
                 async move { rpc.call::<Value>("ask", ()).await }
             });
-            poll_fn(|cx| Poll::Ready(assert!(call.as_mut().poll(cx).is_pending()))).await;
+            assert!(poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
             drop(rpc);
             sleep(Duration::from_millis(5)).await;
             drop(call);
