@@ -30,6 +30,12 @@ void spdkp_note_app_thread(void);
 int spdkp_json_write_raw(struct spdk_json_write_ctx *w, const char *text, size_t len);
 int spdkp_json_write_name(struct spdk_json_write_ctx *w, const char *name, size_t len);
 
+/* rpc.c: further JSON-RPC servers of this process, polled on the app thread. */
+bool spdkp_rpc_can_serve(void);
+void *spdkp_rpc_serve(const char *path);
+void spdkp_rpc_serve_poll(void *server);
+void spdkp_rpc_serve_end(void *server);
+
 /* module.c */
 struct spdkp_module_ops {
 	int (*init)(void);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Host, RpcError, bdevs, chaos, spdk, until};
+use spdk_plugin_tests::{Config, Host, RpcError, bdevs, chaos, spdk, until};
 use tempfile::TempDir;
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -81,6 +81,27 @@ fn a_plugin_calls_its_own_process() {
         panic!("no version");
     };
     assert!(version["version"].as_str().unwrap().starts_with("SPDK"));
+    let left = format!("spdk_plugin_rpc.{}.", host.pid());
+    until("the end of the private servers", || {
+        let mut files = std::env::temp_dir().read_dir().unwrap().map(|file| file.unwrap());
+        !files.any(|file| file.file_name().to_string_lossy().starts_with(&left))
+    });
+    host.shutdown().unwrap();
+}
+
+/// While a configuration is loaded, some releases serve on another socket than later.
+#[test]
+fn a_configuration_calls() {
+    let disk = |name: &str| json!({ "name": name, "num_blocks": 2048, "block_size": 512 });
+    let call = |name: &str| json!({ "method": "bdev_malloc_create", "params": disk(name) });
+    let early = json!({ "to": {}, "calls": [call("early")] });
+    let config = Config::new().bdev("chaos_relay", early);
+    let mut host =
+        Host::builder(spdk(), "spdk_tgt").plugin(chaos()).config(config).start().unwrap();
+    println!("{}", host.log());
+    assert_eq!(bdevs(&host), ["early"]);
+    assert_eq!(relay(&host, json!({}), &[call("late")])[0], Outcome::Result("late".into()));
+    assert_eq!(bdevs(&host), ["early", "late"]);
     host.shutdown().unwrap();
 }
 

@@ -2,6 +2,7 @@
 //! `spdk/jsonrpc.h`'s client.
 
 mod frames;
+mod own;
 mod socket;
 
 use std::cell::RefCell;
@@ -75,12 +76,14 @@ pub struct RpcClient {
 }
 
 impl RpcClient {
-    /// A client of this process itself, through the socket on which it serves JSON-RPC. Nobody else
-    /// than this process can answer there.
+    /// A client of this process itself. Nobody else than this process can answer it.
     ///
-    /// There must be such a socket: an SPDK program has one unless it was told otherwise, from when its
-    /// subsystems have started; with `--wait-for-rpc` before that too. Without, each call fails with an
-    /// [`Error::Errno`] of `ENOENT`.
+    /// From SPDK 24.05 on it works in any SPDK program, through a private socket below the directory for
+    /// temporary files while a call waits. Methods of the startup state can be called before the
+    /// subsystems have started, and the others from then on.
+    ///
+    /// Before 24.05 the calls go over the socket on which the program serves JSON-RPC. Until it does, or if
+    /// it was told not to, each fails with an [`Error::Errno`] of `ENOENT`.
     pub fn local() -> Self {
         Self::new(Address::Local)
     }
@@ -295,11 +298,17 @@ impl Inner {
         stepped
     }
 
-    /// Takes the poller out when there is no call. Its drop is no business of a borrowed state.
+    /// Ends what costs time when there is no call. The poller's drop is no business of a borrowed state.
     fn rest(&self) {
         let poller = {
             let mut state = self.state.borrow_mut();
-            if state.calls.is_empty() { state.poller.take() } else { None }
+            if !state.calls.is_empty() {
+                return;
+            }
+            if state.socket.as_ref().is_some_and(Socket::is_private) {
+                state.disconnect();
+            }
+            state.poller.take()
         };
         drop(poller);
     }
@@ -391,13 +400,19 @@ impl State {
 
     /// The connection is lost, and with it the replies that were to come.
     fn lose(&mut self, failure: &Failure, woken: &mut Vec<Waker>) {
+        self.disconnect();
+        for entry in self.calls.values_mut() {
+            entry.end(Err(failure.clone()), woken);
+        }
+    }
+}
+
+impl State {
+    fn disconnect(&mut self) {
         self.socket = None;
         self.frames = Frames::default();
         self.unsent.clear();
         self.sent = 0;
-        for entry in self.calls.values_mut() {
-            entry.end(Err(failure.clone()), woken);
-        }
     }
 }
 
