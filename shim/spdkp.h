@@ -25,6 +25,11 @@ bool spdkp_on_app_thread(void);
 struct spdk_thread *spdkp_app_thread(void);
 /* Releases before 23.01 do not know their app thread: whoever runs on it first says so here. */
 void spdkp_note_app_thread(void);
+/* Whether spdk_thread_exit() was called for the current thread. False where that cannot be told, before 23.01. */
+bool spdkp_thread_is_exiting(void);
+/* Calls `changed` when the poller's thread enters or leaves interrupt mode. False where there is no such mode. */
+bool spdkp_poller_on_interrupt(struct spdk_poller *poller,
+			       void (*changed)(struct spdk_poller *, void *, bool), void *ctx);
 
 /* json.c */
 int spdkp_json_write_raw(struct spdk_json_write_ctx *w, const char *text, size_t len);
@@ -33,6 +38,8 @@ int spdkp_json_write_name(struct spdk_json_write_ctx *w, const char *name, size_
 /* module.c */
 struct spdkp_module_ops {
 	int (*init)(void);
+	/* The bdev layer begins to unregister its bdevs. */
+	void (*fini_start)(void);
 	void (*fini)(void);
 	int (*ctx_size)(void);
 	int (*destruct)(void *ctx);

@@ -36,3 +36,33 @@ spdkp_on_app_thread(void)
 
 	return thread != NULL && thread == spdkp_app_thread();
 }
+
+#if SPDK_VERSION >= SPDK_VERSION_NUM(23, 1, 0)
+#pragma weak spdk_thread_is_running
+#endif
+
+bool
+spdkp_thread_is_exiting(void)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(23, 1, 0)
+	return !spdk_thread_is_running(spdk_get_thread());
+#else
+	return false;
+#endif
+}
+
+#if SPDK_VERSION >= SPDK_VERSION_NUM(21, 4, 0)
+#pragma weak spdk_poller_register_interrupt
+#endif
+
+bool
+spdkp_poller_on_interrupt(struct spdk_poller *poller,
+			  void (*changed)(struct spdk_poller *, void *, bool), void *ctx)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(21, 4, 0)
+	spdk_poller_register_interrupt(poller, changed, ctx);
+	return true;
+#else
+	return false;
+#endif
+}

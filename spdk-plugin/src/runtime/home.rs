@@ -25,7 +25,9 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use spdk_plugin_sys as sys;
 
+use super::task::Tasks;
 use super::thread::send_away;
+use super::time::Timers;
 
 /// Polls in one go before the thread's other work gets a turn.
 const DRAIN_BUDGET: u32 = 128;
@@ -182,6 +184,8 @@ pub(crate) struct Home {
     poller: Cell<*mut sys::spdk_poller>,
     drain_queued: Cell<bool>,
     remote: Mutex<Remote>,
+    tasks: Tasks,
+    timers: Timers,
     _home_thread_only: PhantomData<UnsafeCell<()>>,
 }
 
@@ -220,6 +224,8 @@ impl Home {
             poller: Cell::new(ptr::null_mut()),
             drain_queued: Cell::new(false),
             remote: Mutex::default(),
+            tasks: Tasks::new(),
+            timers: Timers::new(),
             _home_thread_only: PhantomData,
         }
     }
@@ -227,6 +233,16 @@ impl Home {
     pub(crate) fn is_current(&self) -> bool {
         let home = self.thread.load(Ordering::Acquire);
         !home.is_null() && home == current_thread()
+    }
+
+    /// The tasks that live here. Home thread only.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Who sleeps here. Home thread only.
+    pub(super) fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Runs `body`, which must not unwind, as a callback of this thread, and polls on the way out
@@ -632,6 +648,13 @@ impl HomeRef {
             // SAFETY: the poller is of this thread and registered.
             unsafe { sys::spdk_poller_unregister(&raw mut poller) };
         }
+    }
+}
+
+impl Clone for HomeRef {
+    fn clone(&self) -> Self {
+        self.home.users.set(self.home.users.get() + 1);
+        Self { home: self.home, _not_send: PhantomData }
     }
 }
 

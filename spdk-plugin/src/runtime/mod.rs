@@ -6,10 +6,16 @@
 pub mod app;
 pub(crate) mod env;
 pub(crate) mod home;
+mod join;
 mod poller;
-pub(crate) mod task;
+mod sync;
+pub mod task;
 mod thread;
+mod time;
 
-pub use poller::{PollStatus, Poller, Sleep, sleep};
+pub use join::JoinHandle;
+pub use poller::{PollStatus, Poller, PollerBuilder, PollerFn};
+pub use task::{spawn_local, yield_now};
+pub use thread::on_app_thread;
 pub(crate) use thread::{on_app, send_to_app, shut_down};
-pub use thread::{on_app_thread, spawn_local};
+pub use time::{Interval, Sleep, Timeout, interval, sleep, timeout};

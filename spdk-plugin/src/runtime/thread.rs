@@ -7,7 +7,6 @@ use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
 use super::home::HomeRef;
-use super::task::spawn;
 use crate::error::{Error, Result};
 use crate::guard::catch;
 
@@ -18,6 +17,11 @@ static DOWN: RwLock<bool> = RwLock::new(false);
 /// message to one that has exited aborts the program or writes to freed memory.
 pub(crate) fn shut_down() {
     *DOWN.write().unwrap_or_else(PoisonError::into_inner) = true;
+}
+
+/// Whether [`shut_down`] was called.
+pub(super) fn is_down() -> bool {
+    *DOWN.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends a message to a thread that is not the current one. Gives 0 or a negative errno, -ESHUTDOWN
@@ -82,19 +86,4 @@ unsafe extern "C" fn run(ctx: *mut c_void) {
     let Some(home) = HomeRef::current() else { return };
     // A panic is logged, and dropping what the function held tells whoever waits.
     home.get().enter(|| drop(catch("a call on the app thread", function)));
-}
-
-/// Runs a future on the current SPDK thread to its end, on its own.
-///
-/// It is polled for the first time when the callback that we are in returns. A panic ends it and goes
-/// to the log.
-///
-/// # Errors
-/// [`Error::WrongThread`] when the current thread is not one of SPDK's.
-pub fn spawn_local(future: impl Future<Output = ()> + 'static) -> Result<()> {
-    let home = HomeRef::current().ok_or_else(|| {
-        Error::WrongThread("a task is spawned on an SPDK thread, and this is none".into())
-    })?;
-    spawn(home, "a task", future);
-    Ok(())
 }
