@@ -27,11 +27,12 @@ pub(crate) fn catch<R>(what: &str, body: impl FnOnce() -> R) -> Result<R, Panick
 /// As [`catch`]; the error is what the panic said.
 pub(crate) fn catch_message<R>(what: &str, body: impl FnOnce() -> R) -> Result<R, String> {
     panic::catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let message = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (_, Some(text)) => text.clone(),
-            _ => "(no message)".to_owned(),
-        };
+        let message =
+            match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
+                (Some(text), _) => (*text).to_owned(),
+                (_, Some(text)) => text.clone(),
+                _ => "(no message)".to_owned(),
+            };
         panicked(what, payload);
         message
     })

@@ -39,7 +39,10 @@ struct Shared<T> {
 
 enum State<T> {
     /// The wakers of the task, once it has one, and of whoever waits.
-    Running { task: Option<Waker>, waiter: Option<Waker> },
+    Running {
+        task: Option<Waker>,
+        waiter: Option<Waker>,
+    },
     Done(Result<T>),
     Taken,
 }
@@ -187,7 +190,10 @@ mod tests {
         assert!(finish.is_aborted());
         drop(finish);
         let Some(Err(error)) = handle.try_take() else { panic!("no error") };
-        assert_eq!((error.to_string().as_str(), error.errno()), ("a task was cancelled", libc::ECANCELED));
+        assert_eq!(
+            (error.to_string().as_str(), error.errno()),
+            ("a task was cancelled", libc::ECANCELED)
+        );
     }
 
     #[test]

@@ -131,9 +131,8 @@ impl PollerBuilder {
         let micros = u64::try_from(self.period.min(LONGEST).as_micros()).unwrap_or(u64::MAX);
         let ctx = Rc::as_ptr(&state).cast_mut().cast();
         // SAFETY: the state lives until `drop` has unregistered the poller; SPDK copies the name.
-        let raw = unsafe {
-            sys::spdk_poller_register_named(Some(on_poll), ctx, micros, name.as_ptr())
-        };
+        let raw =
+            unsafe { sys::spdk_poller_register_named(Some(on_poll), ctx, micros, name.as_ptr()) };
         if raw.is_null() {
             return Err(Error::NoMemory("a poller".into()));
         }
@@ -364,8 +363,7 @@ where
     /// When it is polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some((builder, mut function)) = self.start.take() {
-            let outcome =
-                Rc::new(Outcome { result: Cell::new(None), waker: Cell::new(None) });
+            let outcome = Rc::new(Outcome { result: Cell::new(None), waker: Cell::new(None) });
             let told = Rc::clone(&outcome);
             let mut over = false;
             let poller = builder.register(move || {

@@ -137,11 +137,7 @@ where
 }
 
 /// As [`spawn_local`], on the home's thread, which is the current one.
-pub(crate) fn spawn_joined<F>(
-    home: HomeRef,
-    what: &'static str,
-    future: F,
-) -> JoinHandle<F::Output>
+pub(crate) fn spawn_joined<F>(home: HomeRef, what: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
 {
