@@ -13,6 +13,11 @@ void
 spdkp_note_app_thread(void)
 {
 }
+
+void
+spdkp_set_app_thread(struct spdk_thread *thread)
+{
+}
 #else
 static struct spdk_thread *g_app_thread;
 
@@ -25,7 +30,13 @@ spdkp_app_thread(void)
 void
 spdkp_note_app_thread(void)
 {
-	__atomic_store_n(&g_app_thread, spdk_get_thread(), __ATOMIC_RELEASE);
+	spdkp_set_app_thread(spdk_get_thread());
+}
+
+void
+spdkp_set_app_thread(struct spdk_thread *thread)
+{
+	__atomic_store_n(&g_app_thread, thread, __ATOMIC_RELEASE);
 }
 #endif
 
@@ -35,6 +46,21 @@ spdkp_on_app_thread(void)
 	struct spdk_thread *thread = spdk_get_thread();
 
 	return thread != NULL && thread == spdkp_app_thread();
+}
+
+int
+spdkp_thread_lib_init(size_t messages)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(22, 5, 0)
+	if (messages != 0) {
+		return spdk_thread_lib_init_ext(NULL, NULL, 0, messages);
+	}
+#else
+	if (messages != 0) {
+		return -ENOTSUP;
+	}
+#endif
+	return spdk_thread_lib_init(NULL, 0);
 }
 
 #if SPDK_VERSION >= SPDK_VERSION_NUM(23, 1, 0)
@@ -64,5 +90,15 @@ spdkp_poller_on_interrupt(struct spdk_poller *poller,
 	return true;
 #else
 	return false;
+#endif
+}
+
+bool
+spdkp_thread_is_running(struct spdk_thread *thread)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(23, 1, 0)
+	return spdk_thread_is_running(thread);
+#else
+	return !spdk_thread_is_exited(thread);
 #endif
 }

@@ -619,6 +619,11 @@ impl HomeRef {
         Some(Self { home, _not_send: PhantomData })
     }
 
+    /// Whether anything else of ours is on the thread.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.home.users.get() > 1
+    }
+
     /// The home itself, which outlives this share in it.
     pub(crate) fn get(&self) -> &'static Home {
         self.home

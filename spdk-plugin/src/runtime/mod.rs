@@ -3,18 +3,30 @@
 //! A handler of this crate is polled on the SPDK thread that called it, from inside SPDK's own
 //! callback. It must not block: to wait is to `.await`.
 
-pub mod app;
+pub(crate) mod app;
+mod config;
+mod cpuset;
 pub(crate) mod env;
+mod handle;
 pub(crate) mod home;
 mod join;
+mod options;
+mod own;
 mod poller;
+mod reactor;
+pub(crate) mod subsystems;
 mod sync;
 pub mod task;
 mod thread;
 mod time;
 
+pub use cpuset::CpuSet;
+pub use handle::{CurrentThread, ThreadHandle, ThreadStats};
 pub use join::JoinHandle;
+pub use own::{SpawnedThread, SpdkThread};
 pub use poller::{PollStatus, Poller, PollerBuilder, PollerFn};
+pub use reactor::{cores, current_core, for_each_core, spawn_on, unaffinitized};
+pub use subsystems::{Subsystems, SubsystemsBuilder};
 pub use task::{spawn_local, yield_now};
 pub use thread::on_app_thread;
 pub(crate) use thread::{on_app, send_to_app, shut_down};

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use spdk_plugin_sys as sys;
 
+use super::env;
 use super::home::{DisposeFn, Home, HomeRef, Node, Rest};
 use super::join::{Finish, JoinHandle, pair};
 use super::thread::is_down;
@@ -118,6 +119,10 @@ pub fn drop_all() {
 
 /// SPDK stops the bdev layer: what tasks hold open is not awaited for ever.
 pub(crate) fn bdevs_stop() {
+    if env::is_ours() {
+        // Threads, and what is on them, are the program's own affair.
+        return;
+    }
     // SAFETY: reads the time.
     let now = unsafe { sys::spdk_get_ticks() };
     let _ = STOP_AT.compare_exchange(

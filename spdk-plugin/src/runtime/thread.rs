@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
+use super::handle::ThreadHandle;
 use super::home::HomeRef;
 use crate::error::{Error, Result};
 use crate::guard::catch;
@@ -42,6 +43,47 @@ pub(crate) unsafe fn send_away(
     unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
 }
 
+/// Sends a message to the thread of this number. Gives 0 or a negative errno, -ESRCH when it has ended.
+///
+/// # Safety
+/// `function` may be called with `ctx` on it.
+pub(crate) unsafe fn send_to(
+    id: u64,
+    function: unsafe extern "C" fn(*mut c_void),
+    ctx: *mut c_void,
+) -> i32 {
+    // Held until the message is sent: threads of the program's own end under it.
+    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
+    if *down {
+        return -libc::ESHUTDOWN;
+    }
+    // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed. One that a reactor
+    // ends is freed a turn after it exited, if at all.
+    unsafe {
+        let thread = sys::spdk_thread_get_by_id(id);
+        if thread.is_null() || sys::spdk_thread_is_exited(thread) {
+            return -libc::ESRCH;
+        }
+        sys::spdk_thread_send_msg(thread, Some(function), ctx)
+    }
+}
+
+/// Whether the thread of this number has not ended.
+pub(crate) fn is_alive(id: u64) -> bool {
+    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: as in `send_to`.
+    unsafe {
+        let thread = sys::spdk_thread_get_by_id(id);
+        !*down && !thread.is_null() && !sys::spdk_thread_is_exited(thread)
+    }
+}
+
+/// Runs `end`, which frees a thread, while nobody sends messages.
+pub(crate) fn end_thread(end: impl FnOnce()) {
+    let _down = DOWN.write().unwrap_or_else(PoisonError::into_inner);
+    end();
+}
+
 /// Whether the current thread is the app thread, on which bdevs come and go.
 pub fn on_app_thread() -> bool {
     // SAFETY: reads two pointers of SPDK's.
@@ -64,20 +106,30 @@ pub(crate) async fn on_app<R: Send + 'static>(
 
 /// Runs `function` on the app thread, later.
 pub(crate) fn send_to_app(function: Box<dyn FnOnce() + Send>) -> Result<()> {
-    // SAFETY: reads a pointer of SPDK's.
-    let thread = unsafe { sys::spdkp_app_thread() };
-    if thread.is_null() {
-        return Err(Error::WrongThread("SPDK's app thread does not run yet".into()));
-    }
+    let Some(app) = app_handle() else {
+        return Err(Error::WrongThread("SPDK's app thread does not run".into()));
+    };
     let ctx = Box::into_raw(Box::new(function));
-    // SAFETY: the app thread is the last to exit, which it does when SPDK goes down; `run` takes the box.
-    let rc = unsafe { send_away(thread, run, ctx.cast()) };
+    // SAFETY: `run` takes the box.
+    let rc = unsafe { send_to(app.id(), run, ctx.cast()) };
     if rc != 0 {
         // SAFETY: the message was not sent, so the box is still ours.
         drop(unsafe { Box::from_raw(ctx) });
         return Err(Error::from_rc("a message to the app thread", rc));
     }
     Ok(())
+}
+
+/// The app thread, while it runs.
+pub(crate) fn app_handle() -> Option<ThreadHandle> {
+    // Held while we look: threads of the program's own end under it.
+    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: the app thread is the last to go, which it does when SPDK is down or under the lock.
+    unsafe {
+        let raw = sys::spdkp_app_thread();
+        let gone = *down || raw.is_null() || sys::spdk_thread_is_exited(raw);
+        (!gone).then(|| ThreadHandle::of(raw))
+    }
 }
 
 unsafe extern "C" fn run(ctx: *mut c_void) {
