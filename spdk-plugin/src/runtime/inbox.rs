@@ -15,7 +15,7 @@
 //! A message is sent under the lock, to a target that is there: the home thread closes the inbox under the
 //! same lock before SPDK may let go of that thread.
 
-use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock, yield_now};
 
 /// What can be woken from other threads.
 pub(crate) trait Entry: Clone {
@@ -82,7 +82,7 @@ impl<E: Entry, T: Copy> Inbox<E, T> {
     #[cold]
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E, T>>) -> MutexGuard<'a, State<E, T>> {
         drop(state);
-        std::thread::yield_now();
+        yield_now();
         lock(&self.state)
     }
 
