@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -157,6 +159,16 @@ pub fn ios(host: &Host) -> u64 {
     let list = stat.get("bdevs").unwrap_or(&stat).as_array().unwrap();
     let ops = |stat: &Value, key: &str| stat[key].as_u64().unwrap_or(0);
     list.iter().map(|stat| ops(stat, "num_read_ops") + ops(stat, "num_write_ops")).sum()
+}
+
+/// Waits until `done`, for which half a minute must do.
+#[track_caller]
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} takes too long");
+        thread::yield_now();
+    }
 }
 
 /// How a request of [`probe`] ended.

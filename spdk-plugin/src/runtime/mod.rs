@@ -3,24 +3,30 @@
 //! A handler of this crate is polled on the SPDK thread that called it, from inside SPDK's own
 //! callback. It must not block: to wait is to `.await`.
 
+mod alarm;
 pub(crate) mod app;
 mod config;
 mod cpuset;
+mod drive;
 pub(crate) mod env;
 mod handle;
 pub(crate) mod home;
+mod inbox;
 mod join;
 mod options;
 mod own;
 mod poller;
+pub(crate) mod queue;
 mod reactor;
 pub(crate) mod subsystems;
 mod sync;
 pub mod task;
 mod thread;
 mod time;
+mod waker;
 
 pub use cpuset::CpuSet;
+pub use drive::{Backoff, PollerTask, poller_task};
 pub use handle::{CurrentThread, ThreadHandle, ThreadStats};
 pub use join::JoinHandle;
 pub use own::{SpawnedThread, SpdkThread};

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
+use super::drive::Link;
 use super::env::{self, Share};
 use super::handle::{CurrentThread, ThreadHandle, ThreadStats};
 use super::home::HomeRef;
@@ -34,10 +36,10 @@ thread_local! {
 }
 
 /// While it lives, nothing else polls on this OS thread.
-struct Polling(());
+pub(super) struct Polling(());
 
 impl Polling {
-    fn begin() -> Option<Self> {
+    pub(super) fn begin() -> Option<Self> {
         (!POLLING.replace(true)).then_some(Self(()))
     }
 }
@@ -71,6 +73,8 @@ pub struct SpdkThread {
     raw: *mut sys::spdk_thread,
     handle: ThreadHandle,
     attached: bool,
+    /// What its drivers hold.
+    link: Rc<Link>,
     _env: Share,
     _not_send: PhantomData<*const ()>,
 }
@@ -150,7 +154,9 @@ impl SpdkThread {
             }
             ThreadHandle::of(raw)
         };
-        Ok(Self { raw, handle, attached: false, _env: share, _not_send: PhantomData })
+        // SAFETY: alive until its drop, which cuts the link; the handle stays on this OS thread.
+        let link = unsafe { Link::new(raw) };
+        Ok(Self { raw, handle, attached: false, link, _env: share, _not_send: PhantomData })
     }
 
     /// Makes a new OS thread with an SPDK thread that is current on it, and runs `function` there.
@@ -262,6 +268,10 @@ impl SpdkThread {
         }
     }
 
+    pub(super) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     /// One poll, also inside a callback of another thread.
     pub(super) fn turn(&self) {
         // SAFETY: the thread is alive, of this OS thread, and not being polled: who polls it borrows it,
@@ -341,6 +351,7 @@ impl SpdkThread {
 
 impl Drop for SpdkThread {
     fn drop(&mut self) {
+        self.link.cut();
         self.with_current(task::drop_all);
         if !subsystems::end_on(self) || !self.settle() {
             // Its objects would touch freed memory.

@@ -13,7 +13,6 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::future::{Future, poll_fn};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +22,9 @@ use std::time::Duration;
 use spdk_plugin_sys as sys;
 
 use super::env;
-use super::home::{DisposeFn, Home, HomeRef, Node, Rest};
+use super::home::{Home, HomeRef};
 use super::join::{Finish, JoinHandle, pair};
+use super::queue::{DisposeFn, Node};
 use super::thread::is_down;
 use super::time::ticks_of;
 use crate::error::{Error, Result};
@@ -42,7 +42,6 @@ const MOST_ROUNDS: u32 = 64;
 #[repr(C)]
 struct Head {
     node: Node,
-    rest: MaybeUninit<Rest>,
     state: Cell<State>,
     /// To be dropped after the poll that it is in.
     doomed: Cell<bool>,
@@ -111,10 +110,12 @@ pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
 /// An app that ends calls it on each thread before SPDK stops its subsystems: a bdev stays until the
 /// last task that has it open is gone.
 pub fn drop_all() {
-    if let Some(home) = HomeRef::current() {
-        let home = home.get();
-        home.enter(|| home.tasks().drop_all());
-    }
+    let Some(share) = HomeRef::current() else { return };
+    let home = share.get();
+    home.enter(|| home.tasks().drop_all());
+    // Inside a callback they are not freed yet, and what keeps the thread goes later.
+    home.tasks().release_unless_used();
+    home.timers().release_unless_used();
 }
 
 /// SPDK stops the bdev layer: what tasks hold open is not awaited for ever.
@@ -169,9 +170,15 @@ pub(crate) fn spawn_with<F>(
         }
         return;
     }
+    let task = Box::into_raw(Box::<Task<F>>::new_uninit()).cast::<Task<F>>();
+    // References to the node reach no further; `of` makes the pointer to all of it anew.
+    task.expose_provenance();
+    let node = queue.attach(task.cast());
+    if let Some(finish) = &finish {
+        finish.started(node.waker());
+    }
     let head = Head {
-        node: Node::new(),
-        rest: MaybeUninit::uninit(),
+        node,
         state: Cell::new(State::Waiting),
         doomed: Cell::new(false),
         born: Cell::new(0),
@@ -181,24 +188,14 @@ pub(crate) fn spawn_with<F>(
         home,
     };
     let (finish, future) = (RefCell::new(finish), RefCell::new(Some(future)));
-    let task = Box::into_raw(Box::new(Task { head, what, finish, future }));
-    // References to the node reach no further; `of` makes the pointer to all of it anew.
-    task.expose_provenance();
-    // A first poll that only asks for the next one.
-    let ask = |cx: &mut Context<'_>| {
-        // SAFETY: the task was just made.
-        if let Some(finish) = &*unsafe { &*task }.finish.borrow() {
-            finish.started(cx.waker().clone());
-        }
-        cx.waker().wake_by_ref();
-        Poll::<()>::Pending
+    // SAFETY: the box has room for a task, which `dispose` frees after its last poll.
+    let head = unsafe {
+        task.write(Task { head, what, finish, future });
+        &(*task).head
     };
-    // SAFETY: the task was just made; `dispose` frees it after its last poll.
-    unsafe {
-        queue.tasks().push(&(*task).head);
-        let keep = |rest| (*ptr::addr_of_mut!((*task).head.rest)).write(rest) as *const Rest;
-        let _ = queue.poll_first(&(*task).head.node, ask, keep, poll::<F>);
-    }
+    queue.tasks().push(head);
+    queue.park(&head.node, poll::<F>);
+    queue.schedule(&head.node);
 }
 
 /// The task that begins at `start`.
@@ -281,12 +278,10 @@ unsafe fn cancel<F: Future>(head: *const Head) {
 
 unsafe fn dispose<F: Future>(node: *const Node) {
     // SAFETY: the node is that of a task whose last poll is over.
-    let home = unsafe {
-        let task = ptr::with_exposed_provenance_mut::<Task<F>>(node.addr());
-        let task = *Box::from_raw(task);
-        task.head.home
-    };
-    let tasks = &home.get().tasks();
+    let task = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Task<F>>(node.addr())) };
+    let Task { head: Head { node, home, .. }, .. } = *task;
+    home.detach(&node);
+    let tasks = home.tasks();
     tasks.alive.set(tasks.alive.get() - 1);
 }
 
@@ -309,7 +304,7 @@ impl Tasks {
         }
         let ctx = ptr::from_ref(home.get()).cast_mut().cast();
         let micros = LOOK.as_micros() as u64;
-        // SAFETY: a `Home` is never freed, and the poller goes in `release`.
+        // SAFETY: a `Home` is never freed, and the poller goes in `release_unless_used`.
         let poller = unsafe {
             sys::spdk_poller_register_named(Some(on_anchor), ctx, micros, c"spdk_tasks".as_ptr())
         };
@@ -320,7 +315,10 @@ impl Tasks {
         Ok(())
     }
 
-    fn release(&self) {
+    fn release_unless_used(&self) {
+        if self.alive.get() > 0 {
+            return;
+        }
         if let Some(mut anchor) = self.anchor.take() {
             // SAFETY: registered by `hold` on this thread.
             unsafe { sys::spdk_poller_unregister(&raw mut anchor.poller) };
@@ -395,9 +393,7 @@ unsafe extern "C" fn on_anchor(home: *mut c_void) -> i32 {
     if is_ending() {
         home.enter(|| home.tasks().drop_all());
     }
-    if home.tasks().alive.get() == 0 {
-        home.enter(|| home.tasks().release());
-    }
+    home.enter(|| home.tasks().release_unless_used());
     0
 }
 

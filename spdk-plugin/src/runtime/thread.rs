@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
+use super::drive::wake_driver_of;
 use super::handle::ThreadHandle;
 use super::home::HomeRef;
 use crate::error::{Error, Result};
@@ -59,13 +60,16 @@ pub(crate) unsafe fn send_to(
     }
     // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed. One that a reactor
     // ends is freed a turn after it exited, if at all.
-    unsafe {
+    let (thread, rc) = unsafe {
         let thread = sys::spdk_thread_get_by_id(id);
         if thread.is_null() || sys::spdk_thread_is_exited(thread) {
             return -libc::ESRCH;
         }
-        sys::spdk_thread_send_msg(thread, Some(function), ctx)
-    }
+        (thread, sys::spdk_thread_send_msg(thread, Some(function), ctx))
+    };
+    drop(down);
+    wake_driver_of(thread);
+    rc
 }
 
 /// Whether the thread of this number has not ended.

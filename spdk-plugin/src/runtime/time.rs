@@ -159,6 +159,14 @@ impl Timers {
         woken
     }
 
+    /// Lets the thread end if nobody sleeps.
+    pub(super) fn release_unless_used(&self) {
+        if self.sleepers.borrow().is_empty() {
+            let armed = self.armed.take();
+            drop(armed);
+        }
+    }
+
     /// Takes out the pollers whose time has passed.
     fn disarm(&self, now: u64) -> Vec<Armed> {
         let mut armed = self.armed.borrow_mut();

@@ -127,7 +127,7 @@ pub fn a_message_stands_for_all() {
 /// Where there is no room for a message, whoever wakes tries again.
 pub fn a_full_queue_loses_none() {
     model(|| {
-        let home = Thread::new(1);
+        let home = Thread::new(2);
         let slots = [(); 2].map(|()| Arc::<Slot>::default());
         let wakers = [0, 1].map(|i| {
             let (home, slot) = (Arc::clone(&home), Arc::clone(&slots[i]));
