@@ -40,6 +40,15 @@ fn now() -> u64 {
     unsafe { sys::spdk_get_ticks() }
 }
 
+/// SPDK's number of the current thread.
+fn current_id() -> Option<u64> {
+    // SAFETY: reads a thread-local of SPDK's; the current thread is alive.
+    unsafe {
+        let thread = sys::spdk_get_thread();
+        (!thread.is_null()).then(|| sys::spdk_thread_get_id(thread))
+    }
+}
+
 /// When a sleeper is due, and a number that no other sleeper of its thread has.
 type Key = (u64, u64);
 
@@ -195,9 +204,19 @@ pub fn sleep(duration: Duration) -> Sleep {
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Sleep {
     when: When,
-    /// Where it waits. Keys are never used again, so nobody else's is meant, whatever becomes of the home.
-    waits: Option<(&'static Home, Key)>,
+    waits: Option<Place>,
     _not_send: PhantomData<*const ()>,
+}
+
+/// Where a sleep waits.
+#[derive(Clone, Copy)]
+struct Place {
+    /// SPDK's number of the thread.
+    thread: u64,
+    /// The thread's home, while anybody sleeps there.
+    home: &'static Home,
+    /// No other sleeper of the home ever has it.
+    key: Key,
 }
 
 #[derive(Clone, Copy)]
@@ -217,9 +236,13 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some((home, key)) = self.waits {
-            assert!(home.is_current(), "a sleep is polled on another SPDK thread than it began on");
-            if home.timers().renew(key, cx.waker()) {
+        if let Some(Place { thread, home, key }) = self.waits {
+            assert!(
+                current_id() == Some(thread),
+                "a sleep is polled on another thread than it began on"
+            );
+            // A home that has gone elsewhere has no sleepers of this thread.
+            if home.is_current() && home.timers().renew(key, cx.waker()) {
                 return Poll::Pending;
             }
             self.waits = None;
@@ -230,11 +253,12 @@ impl Future for Sleep {
             When::At(at) if at > now() => at,
             When::At(_) | When::Over => return Poll::Ready(()),
         };
-        let Some(home) = HomeRef::current() else {
+        let (Some(home), Some(thread)) = (HomeRef::current(), current_id()) else {
             panic!("a sleep is polled on a thread that is not one of SPDK's")
         };
-        let key = home.get().timers().add(&home, at, cx.waker().clone());
-        self.waits = Some((home.get(), key.unwrap_or_else(|error| panic!("sleep: {error}"))));
+        let key = home.timers().add(&home, at, cx.waker().clone());
+        let key = key.unwrap_or_else(|error| panic!("sleep: {error}"));
+        self.waits = Some(Place { thread, home: home.get(), key });
         Poll::Pending
     }
 }
@@ -242,7 +266,8 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         // Elsewhere it stays with its thread until it is due, and then wakes somebody for nothing.
-        if let Some((home, key)) = self.waits.take()
+        if let Some(Place { thread, home, key }) = self.waits.take()
+            && current_id() == Some(thread)
             && home.is_current()
         {
             home.timers().remove(key);

@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 mod app;
+mod drive;
 mod programs;
 mod support;
 
@@ -13,7 +14,7 @@ mod support;
 type Case = (&'static str, fn());
 
 /// Every module of cases.
-const MODULES: &[(&str, &[Case])] = &[("app", app::CASES)];
+const MODULES: &[(&str, &[Case])] = &[("app", app::CASES), ("drive", drive::CASES)];
 
 /// Makes the table of a module's cases of its functions.
 #[macro_export]
