@@ -31,8 +31,9 @@ bool spdkp_thread_is_exiting(void);
 bool spdkp_poller_on_interrupt(struct spdk_poller *poller,
 			       void (*changed)(struct spdk_poller *, void *, bool), void *ctx);
 void spdkp_set_app_thread(struct spdk_thread *thread);
-/* messages: 0 for SPDK's default; -ENOTSUP where their number cannot be chosen. */
-int spdkp_thread_lib_init(size_t messages);
+/* messages: 0 for SPDK's default; -ENOTSUP where their number cannot be chosen. `made` gets each thread that is
+ * created, by whomever. */
+int spdkp_thread_lib_init(size_t messages, void (*made)(struct spdk_thread *thread));
 bool spdkp_thread_is_running(struct spdk_thread *thread);
 
 /* json.c */

@@ -48,19 +48,41 @@ spdkp_on_app_thread(void)
 	return thread != NULL && thread == spdkp_app_thread();
 }
 
-int
-spdkp_thread_lib_init(size_t messages)
+static void (*g_made)(struct spdk_thread *thread);
+
+static int
+on_new(struct spdk_thread *thread)
 {
+	g_made(thread);
+	return 0;
+}
+
 #if SPDK_VERSION >= SPDK_VERSION_NUM(22, 5, 0)
-	if (messages != 0) {
-		return spdk_thread_lib_init_ext(NULL, NULL, 0, messages);
-	}
-#else
-	if (messages != 0) {
-		return -ENOTSUP;
-	}
+static int
+on_op(struct spdk_thread *thread, enum spdk_thread_op op)
+{
+	return op == SPDK_THREAD_OP_NEW ? on_new(thread) : -ENOTSUP;
+}
+
+static bool
+has_op(enum spdk_thread_op op)
+{
+	return op == SPDK_THREAD_OP_NEW;
+}
 #endif
-	return spdk_thread_lib_init(NULL, 0);
+
+int
+spdkp_thread_lib_init(size_t messages, void (*made)(struct spdk_thread *thread))
+{
+	g_made = made;
+	if (messages == 0) {
+		return spdk_thread_lib_init(on_new, 0);
+	}
+#if SPDK_VERSION >= SPDK_VERSION_NUM(22, 5, 0)
+	return spdk_thread_lib_init_ext(on_op, has_op, 0, messages);
+#else
+	return -ENOTSUP;
+#endif
 }
 
 #if SPDK_VERSION >= SPDK_VERSION_NUM(23, 1, 0)

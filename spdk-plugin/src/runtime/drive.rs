@@ -18,7 +18,7 @@ use std::time::Duration;
 use spdk_plugin_sys as sys;
 
 use super::alarm::Alarm;
-use super::own::{Polling, SpdkThread};
+use super::own::{self, Polling, SpdkThread};
 use super::sync::lock;
 
 /// Polls in one turn of the executor while there is work.
@@ -117,11 +117,11 @@ impl PollerTask {
     /// Polls the thread while it has work. Gives whether it had any.
     fn turn(&self, thread: *mut sys::spdk_thread) -> bool {
         // Inside a poll of the thread's there is nothing to do for us.
-        let Some(_polling) = Polling::begin() else { return false };
+        let Some(_polling) = Polling::begin(thread) else { return false };
         for n in 0..BURST {
             // SAFETY: the thread is alive, as the link is not cut; it is of this OS thread alone, as is
             // the link; and nobody else polls it just now. It may be cut in the first poll.
-            if unsafe { sys::spdk_thread_poll(thread, 0, 0) } <= 0 {
+            if !unsafe { own::poll(thread, 0) } {
                 return n > 0;
             }
             if self.link.0.get().is_null() {

@@ -30,7 +30,7 @@ use super::inbox::{Inbox, Sent};
 use super::queue::{Fifo, Link, Node, PollFn};
 use super::sync::lock;
 use super::task::Tasks;
-use super::thread::send_away;
+use super::thread::put;
 use super::time::Timers;
 use super::waker::Slot;
 
@@ -331,15 +331,8 @@ unsafe fn send(
     function: unsafe extern "C" fn(*mut c_void),
     ctx: *mut c_void,
 ) -> i32 {
-    // A thread that does not come to rest is ended by force, 5 s after it was told to exit.
-    // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed.
-    let listed = unsafe { sys::spdk_thread_get_by_id(target.id) };
-    // SAFETY: it is in the list.
-    if listed != target.thread || unsafe { sys::spdk_thread_is_exited(listed) } {
-        return -libc::ESRCH;
-    }
-    // SAFETY: the inbox is open, so the thread is alive.
-    unsafe { send_away(target.thread, function, ctx) }
+    // SAFETY: says the caller.
+    unsafe { put(target.id, function, ctx) }.err().unwrap_or(0)
 }
 
 unsafe extern "C" fn on_drain(home: *mut c_void) {

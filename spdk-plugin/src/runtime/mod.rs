@@ -9,6 +9,7 @@ mod config;
 mod cpuset;
 mod drive;
 pub(crate) mod env;
+mod fostered;
 mod handle;
 pub(crate) mod home;
 mod inbox;

@@ -1,6 +1,6 @@
 //! SPDK threads that the program polls itself (`spdk/thread.h`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -20,7 +20,7 @@ use super::env::{self, Share};
 use super::handle::{CurrentThread, ThreadHandle, ThreadStats};
 use super::home::HomeRef;
 use super::poller::PollStatus;
-use super::{subsystems, task, thread};
+use super::{fostered, subsystems, task, thread};
 use crate::error::{Error, Result};
 use crate::guard::catch;
 
@@ -31,23 +31,43 @@ const REST: Duration = Duration::from_secs(5);
 static LIBRARY: Mutex<usize> = Mutex::new(0);
 
 thread_local! {
-    /// Whether this OS thread is inside a poll of an SPDK thread.
-    static POLLING: Cell<bool> = const { Cell::new(false) };
+    /// The SPDK thread that this OS thread is inside a poll of.
+    static POLLING: Cell<*mut sys::spdk_thread> = const { Cell::new(ptr::null_mut()) };
+    /// That thread, if it was dropped meanwhile.
+    static DROPPED: RefCell<Option<SpdkThread>> = const { RefCell::new(None) };
 }
 
 /// While it lives, nothing else polls on this OS thread.
 pub(super) struct Polling(());
 
 impl Polling {
-    pub(super) fn begin() -> Option<Self> {
-        (!POLLING.replace(true)).then_some(Self(()))
+    pub(super) fn begin(thread: *mut sys::spdk_thread) -> Option<Self> {
+        POLLING.get().is_null().then(|| {
+            POLLING.set(thread);
+            Self(())
+        })
     }
 }
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        POLLING.set(false);
+        POLLING.set(ptr::null_mut());
+        // Where thread-locals are gone, nothing was put there either.
+        let dropped = DROPPED.try_with(|dropped| dropped.borrow_mut().take());
+        drop(dropped);
     }
+}
+
+/// Polls a thread, and those that it fosters.
+///
+/// # Safety
+/// The thread is alive, and of this OS thread; it is not being polled.
+pub(super) unsafe fn poll(thread: *mut sys::spdk_thread, messages: u32) -> bool {
+    // SAFETY: says the caller; the other reads a pointer of SPDK's.
+    let (rc, app) =
+        unsafe { (sys::spdk_thread_poll(thread, messages, 0), sys::spdkp_app_thread()) };
+    let busy = app == thread && fostered::poll();
+    rc > 0 || busy
 }
 
 /// An SPDK thread that the program polls itself, in a main loop of its own, under an
@@ -128,7 +148,7 @@ impl SpdkThread {
         let mut threads = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
         if *threads == 0 {
             // SAFETY: the environment is up, and the library is not.
-            match unsafe { sys::spdkp_thread_lib_init(messages) } {
+            match unsafe { sys::spdkp_thread_lib_init(messages, Some(fostered::on_made)) } {
                 0 => {}
                 rc if rc == -libc::ENOTSUP => {
                     let what = "a number of messages".into();
@@ -138,7 +158,9 @@ impl SpdkThread {
             }
         }
         // SAFETY: the library is up; SPDK copies the name.
-        let raw = unsafe { sys::spdk_thread_create(c_name.as_ptr(), ptr::null_mut()) };
+        let raw = fostered::except(|| unsafe {
+            sys::spdk_thread_create(c_name.as_ptr(), ptr::null_mut())
+        });
         if raw.is_null() {
             if *threads == 0 {
                 // SAFETY: there are no threads.
@@ -235,10 +257,9 @@ impl SpdkThread {
 
     /// As [`poll`](Self::poll), but with at the most this many messages; 0 is SPDK's own measure.
     pub fn poll_max(&self, messages: u32) -> PollStatus {
-        let Some(_polling) = Polling::begin() else { return PollStatus::Idle };
+        let Some(_polling) = Polling::begin(self.raw) else { return PollStatus::Idle };
         // SAFETY: the thread is alive and of this OS thread alone, and not being polled.
-        let rc = unsafe { sys::spdk_thread_poll(self.raw, messages, 0) };
-        if rc > 0 { PollStatus::Busy } else { PollStatus::Idle }
+        if unsafe { poll(self.raw, messages) } { PollStatus::Busy } else { PollStatus::Idle }
     }
 
     /// Polls the thread and `future` in turns until the future is ready.
@@ -246,10 +267,12 @@ impl SpdkThread {
     /// # Errors
     /// [`Error::WrongThread`] inside a callback of an SPDK thread, which it would block.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T> {
-        if POLLING.get() {
+        if !POLLING.get().is_null() {
             let why = "block_on inside a callback would block the thread: await, or spawn a task";
             return Err(Error::WrongThread(why.into()));
         }
+        // Keeps what tasks and timers of ours share on the thread, which an idle thread gives back.
+        let _home = self.with_current(HomeRef::current);
         let mut future = pin!(future);
         let woken = Arc::new(Woken(true.into()));
         let waker = Waker::from(Arc::clone(&woken));
@@ -257,7 +280,7 @@ impl SpdkThread {
         loop {
             if woken.0.swap(false, Ordering::AcqRel) {
                 let polled = {
-                    let _polling = Polling::begin();
+                    let _polling = Polling::begin(self.raw);
                     self.with_current(|| future.as_mut().poll(&mut cx))
                 };
                 if let Poll::Ready(output) = polled {
@@ -274,9 +297,14 @@ impl SpdkThread {
 
     /// One poll, also inside a callback of another thread.
     pub(super) fn turn(&self) {
-        // SAFETY: the thread is alive, of this OS thread, and not being polled: who polls it borrows it,
-        // so that it cannot go meanwhile, and only threads that go are polled like this.
-        unsafe { sys::spdk_thread_poll(self.raw, 0, 0) };
+        // SAFETY: the thread is alive, of this OS thread, and not being polled: only threads that go are
+        // polled like this, and one that is dropped inside its own poll goes after that.
+        unsafe { poll(self.raw, 0) };
+    }
+
+    fn is_app(&self) -> bool {
+        // SAFETY: reads a pointer of SPDK's.
+        unsafe { sys::spdkp_app_thread() == self.raw }
     }
 
     /// Runs `body` with the thread current.
@@ -330,15 +358,21 @@ impl SpdkThread {
         })
     }
 
-    /// Polls until nothing of ours is left on the thread and it has come to rest, or it takes too long.
+    /// Drops the tasks, and polls until nothing of ours is left on the thread and it has come to rest.
+    /// False when that takes too long.
     fn settle(&self) -> bool {
         let deadline = Instant::now() + REST;
         loop {
             self.turn();
-            let used =
-                self.with_current(|| HomeRef::current().is_some_and(|home| home.is_shared()));
+            // Messages may have spawned some.
+            let used = self.with_current(|| {
+                task::drop_all();
+                HomeRef::current().is_some_and(|home| home.is_shared())
+            });
             // SAFETY: as in `has_active_pollers`.
             let resting = unsafe { sys::spdk_thread_is_idle(self.raw) };
+            let used = used || self.is_app() && fostered::any();
+            // What pollers are left are SPDK's, which waits for them.
             if !used && (resting || self.has_pollers()) {
                 return true;
             }
@@ -347,13 +381,51 @@ impl SpdkThread {
             }
         }
     }
+
+    /// Makes the thread ready to exit.
+    fn wind_up(&self) -> bool {
+        self.with_current(task::drop_all);
+        if !subsystems::end_on(self) || !self.settle() {
+            return false;
+        }
+        // Whatever was sent until now still runs.
+        thread::close(self.id());
+        self.settle()
+    }
+
+    /// Has the thread go when the poll that we are inside of returns.
+    fn put_off(&self) {
+        let again = Self {
+            raw: self.raw,
+            handle: self.handle.clone(),
+            attached: self.attached,
+            link: Rc::clone(&self.link),
+            _env: Share::new(),
+            _not_send: PhantomData,
+        };
+        // Without thread-locals it stays as it is.
+        let mut again = Some(again);
+        let _ = DROPPED.try_with(|dropped| *dropped.borrow_mut() = again.take());
+        std::mem::forget(again);
+    }
+
+    fn detach(&self) {
+        // SAFETY: reads and sets a thread-local of SPDK's.
+        unsafe {
+            if sys::spdk_get_thread() == self.raw {
+                sys::spdk_set_thread(ptr::null_mut());
+            }
+        }
+    }
 }
 
 impl Drop for SpdkThread {
     fn drop(&mut self) {
         self.link.cut();
-        self.with_current(task::drop_all);
-        if !subsystems::end_on(self) || !self.settle() {
+        if POLLING.get() == self.raw {
+            return self.put_off();
+        }
+        if !self.wind_up() {
             // Its objects would touch freed memory.
             log::error!(
                 "thread {} is left as it is: bdevs, channels or pollers of it are still in use",
@@ -372,10 +444,10 @@ impl Drop for SpdkThread {
         }
         self.detach();
         let mut threads = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
-        thread::end_thread(|| {
+        thread::free(self.id(), || {
             // SAFETY: it has exited; nobody sends it messages now, and later nobody finds it.
             unsafe {
-                if sys::spdkp_app_thread() == self.raw {
+                if self.is_app() {
                     sys::spdkp_set_app_thread(ptr::null_mut());
                 }
                 sys::spdk_thread_destroy(self.raw);
@@ -386,17 +458,6 @@ impl Drop for SpdkThread {
                 unsafe { sys::spdk_thread_lib_fini() };
             }
         });
-    }
-}
-
-impl SpdkThread {
-    fn detach(&self) {
-        // SAFETY: reads and sets a thread-local of SPDK's.
-        unsafe {
-            if sys::spdk_get_thread() == self.raw {
-                sys::spdk_set_thread(ptr::null_mut());
-            }
-        }
     }
 }
 
@@ -430,7 +491,7 @@ impl<T> SpawnedThread<T> {
     /// [`Error::Panicked`] when the function did, [`Error::WrongThread`] inside a callback of an SPDK
     /// thread: await it there.
     pub fn join(mut self) -> Result<T> {
-        if POLLING.get() || !env::is_ours() && CurrentThread::get().is_some() {
+        if !POLLING.get().is_null() || !env::is_ours() && CurrentThread::get().is_some() {
             let why = "joining inside a callback would block the thread: await instead";
             return Err(Error::WrongThread(why.into()));
         }

@@ -1,7 +1,7 @@
 //! SPDK threads (`spdk/thread.h`): which one is this, and running something on the app thread.
 
 use std::ffi::c_void;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
@@ -12,39 +12,65 @@ use super::home::HomeRef;
 use crate::error::{Error, Result};
 use crate::guard::catch;
 
-/// Whether SPDK's threads are about to exit. Held for reading while a message goes to another thread.
-static DOWN: RwLock<bool> = RwLock::new(false);
+/// Which threads are about to end. Held for reading while a message goes to another thread.
+static GATE: RwLock<Gate> = RwLock::new(Gate { down: false, ending: Vec::new() });
+
+struct Gate {
+    /// All of them.
+    down: bool,
+    /// Of the program's own threads, the numbers of these.
+    ending: Vec<u64>,
+}
+
+fn gate() -> RwLockReadGuard<'static, Gate> {
+    GATE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn gate_mut() -> RwLockWriteGuard<'static, Gate> {
+    GATE.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// From now on no message goes to another thread: SPDK ends its threads without asking us, and a
 /// message to one that has exited aborts the program or writes to freed memory.
 pub(crate) fn shut_down() {
-    *DOWN.write().unwrap_or_else(PoisonError::into_inner) = true;
+    gate_mut().down = true;
 }
 
 /// Whether [`shut_down`] was called.
 pub(super) fn is_down() -> bool {
-    *DOWN.read().unwrap_or_else(PoisonError::into_inner)
+    gate().down
 }
 
-/// Sends a message to a thread that is not the current one. Gives 0 or a negative errno, -ESHUTDOWN
-/// when SPDK is going down.
-///
-/// # Safety
-/// The thread is alive unless SPDK is going down; `function` may be called with `ctx` on it.
-pub(crate) unsafe fn send_away(
-    thread: *mut sys::spdk_thread,
-    function: unsafe extern "C" fn(*mut c_void),
-    ctx: *mut c_void,
-) -> i32 {
-    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
-    if *down {
-        return -libc::ESHUTDOWN;
+/// From now on no message goes to the thread of this number.
+pub(super) fn close(id: u64) {
+    gate_mut().ending.push(id);
+}
+
+/// Frees the thread of this number by `free`, while nobody sends messages.
+pub(super) fn free(id: u64, free: impl FnOnce()) {
+    let mut gate = gate_mut();
+    free();
+    gate.ending.retain(|other| *other != id);
+}
+
+impl Gate {
+    /// The thread of this number, if a message may go to it, which it may as long as the lock is held.
+    fn thread(&self, id: u64) -> Option<*mut sys::spdk_thread> {
+        if self.down || self.ending.contains(&id) {
+            return None;
+        }
+        // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed. One that a
+        // reactor ends is freed a turn after it exited, if at all; those of the program's own end under
+        // the lock.
+        unsafe {
+            let thread = sys::spdk_thread_get_by_id(id);
+            (!thread.is_null() && !sys::spdk_thread_is_exited(thread)).then_some(thread)
+        }
     }
-    // SAFETY: alive, says the caller, and the lock keeps SPDK from going down meanwhile.
-    unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
 }
 
-/// Sends a message to the thread of this number. Gives 0 or a negative errno, -ESRCH when it has ended.
+/// Sends a message to the thread of this number, and tells whoever drives it. Gives 0 or a negative errno:
+/// -ESRCH when it has ended, -ESHUTDOWN when SPDK is going down.
 ///
 /// # Safety
 /// `function` may be called with `ctx` on it.
@@ -53,39 +79,39 @@ pub(crate) unsafe fn send_to(
     function: unsafe extern "C" fn(*mut c_void),
     ctx: *mut c_void,
 ) -> i32 {
-    // Held until the message is sent: threads of the program's own end under it.
-    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
-    if *down {
-        return -libc::ESHUTDOWN;
-    }
-    // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed. One that a reactor
-    // ends is freed a turn after it exited, if at all.
-    let (thread, rc) = unsafe {
-        let thread = sys::spdk_thread_get_by_id(id);
-        if thread.is_null() || sys::spdk_thread_is_exited(thread) {
-            return -libc::ESRCH;
-        }
-        (thread, sys::spdk_thread_send_msg(thread, Some(function), ctx))
-    };
-    drop(down);
-    wake_driver_of(thread);
-    rc
+    // SAFETY: says the caller.
+    let sent = unsafe { put(id, function, ctx) };
+    sent.map_or_else(
+        |rc| rc,
+        |thread| {
+            wake_driver_of(thread);
+            0
+        },
+    )
 }
 
-/// Whether the thread of this number has not ended.
+/// As [`send_to`], but tells no driver. Gives the thread, which may have gone by now.
+///
+/// # Safety
+/// As for [`send_to`].
+pub(super) unsafe fn put(
+    id: u64,
+    function: unsafe extern "C" fn(*mut c_void),
+    ctx: *mut c_void,
+) -> Result<*mut sys::spdk_thread, i32> {
+    let gate = gate();
+    let gone = if gate.down { -libc::ESHUTDOWN } else { -libc::ESRCH };
+    let thread = gate.thread(id).ok_or(gone)?;
+    // SAFETY: alive, as the gate is held; the rest says the caller.
+    match unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) } {
+        0 => Ok(thread),
+        rc => Err(rc),
+    }
+}
+
+/// Whether the thread of this number takes messages.
 pub(crate) fn is_alive(id: u64) -> bool {
-    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: as in `send_to`.
-    unsafe {
-        let thread = sys::spdk_thread_get_by_id(id);
-        !*down && !thread.is_null() && !sys::spdk_thread_is_exited(thread)
-    }
-}
-
-/// Runs `end`, which frees a thread, while nobody sends messages.
-pub(crate) fn end_thread(end: impl FnOnce()) {
-    let _down = DOWN.write().unwrap_or_else(PoisonError::into_inner);
-    end();
+    gate().thread(id).is_some()
 }
 
 /// Whether the current thread is the app thread, on which bdevs come and go.
@@ -126,12 +152,11 @@ pub(crate) fn send_to_app(function: Box<dyn FnOnce() + Send>) -> Result<()> {
 
 /// The app thread, while it runs.
 pub(crate) fn app_handle() -> Option<ThreadHandle> {
-    // Held while we look: threads of the program's own end under it.
-    let down = DOWN.read().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: the app thread is the last to go, which it does when SPDK is down or under the lock.
+    let gate = gate();
+    // SAFETY: the app thread is the last to go, which it does when SPDK is down, or under the lock.
     unsafe {
         let raw = sys::spdkp_app_thread();
-        let gone = *down || raw.is_null() || sys::spdk_thread_is_exited(raw);
+        let gone = gate.down || raw.is_null() || sys::spdk_thread_is_exited(raw);
         (!gone).then(|| ThreadHandle::of(raw))
     }
 }
