@@ -23,6 +23,8 @@ mod subsystem;
 
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
+pub use runtime::env::{SpdkEnv, SpdkEnvBuilder};
+pub use runtime::{CurrentThread, SpdkThread, Subsystems, ThreadHandle};
 pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};
 pub use subsystem::Subsystem;
 

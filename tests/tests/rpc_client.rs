@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Config, Host, RpcError, bdevs, chaos, spdk, until};
+use spdk_plugin_tests::{Config, Host, RpcClient, RpcError, bdevs, chaos, spdk, until};
 use tempfile::TempDir;
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -193,6 +193,24 @@ fn another_target_is_called_and_dies() {
     let nowhere = json!({ "path": "/nonexistent/socket" });
     assert_eq!(relay(&host, nowhere, &[echo(1, 0)])[0].failed(), libc::ENOENT);
     host.shutdown().unwrap();
+}
+
+/// The end of the program comes in the middle of a call: to itself, and to another.
+#[test]
+fn the_target_stops_while_calls_wait() {
+    let mut host = target();
+    let other = target();
+    let remote = host.rpc().unwrap();
+    thread::scope(|scope| {
+        for to in [json!({}), json!({ "path": other.socket() })] {
+            let mut client = RpcClient::connect(remote.path(), Duration::from_secs(60)).unwrap();
+            let params = json!({ "to": to, "calls": [echo(1, 60_000)] });
+            scope.spawn(move || client.call::<Value>("chaos_relay", params).unwrap_err());
+        }
+        let echoes = |host: &Host| host.call::<u64>("chaos_echoes", ()).unwrap();
+        until("the calls", || echoes(&host) == 1 && echoes(&other) == 1);
+        host.shutdown().unwrap();
+    });
 }
 
 /// Serves one connection after the other by a script: for each, what it sends once a request has come.

@@ -1,22 +1,30 @@
 //! Calling JSON-RPC methods from an app.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spdk_plugin::rpc::RpcClient;
 use spdk_plugin::runtime::{sleep, spawn_local};
-use spdk_plugin::{Error, Result, SpdkApp};
+use spdk_plugin::{Error, Result, SpdkApp, SpdkThread, Subsystems};
 use spdk_plugin_sys as sys;
 
-use crate::support::{app, socket};
+use crate::support::{app, env, socket};
 
-crate::cases![its_own, by_its_socket, at_once, given_up, no_server, not_on_an_spdk_thread, stopped];
+crate::cases![
+    its_own,
+    by_its_socket,
+    at_once,
+    given_up,
+    no_server,
+    not_on_an_spdk_thread,
+    stopped,
+    from_another_thread,
+    without_an_app,
+];
 
 async fn make_and_delete(rpc: &RpcClient) -> Result<()> {
     let disk = json!({ "name": "disk", "num_blocks": 8, "block_size": 512 });
@@ -42,13 +50,11 @@ fn by_its_socket() {
 
 /// Many tasks share one connection.
 fn at_once() {
-    const TASKS: u64 = 50;
     app()
         .block_on(async {
             let rpc = RpcClient::local();
-            let done = Rc::new(Cell::new(0));
-            for blocks in 1..=TASKS {
-                let (rpc, done) = (rpc.clone(), Rc::clone(&done));
+            let disk = |blocks: u64| {
+                let rpc = rpc.clone();
                 spawn_local(async move {
                     let name = format!("disk{blocks}");
                     let disk = json!({ "name": name, "num_blocks": blocks, "block_size": 512 });
@@ -56,11 +62,11 @@ fn at_once() {
                     let query = json!({ "name": name });
                     let disks: Vec<Value> = rpc.call("bdev_get_bdevs", query).await.unwrap();
                     assert_eq!(disks[0]["num_blocks"], blocks);
-                    done.set(done.get() + 1);
-                })?;
-            }
-            while done.get() < TASKS {
-                sleep(Duration::from_millis(1)).await;
+                })
+            };
+            let tasks: Vec<_> = (1..=50).map(disk).collect();
+            for task in tasks {
+                task.await?;
             }
             Ok(())
         })
@@ -101,9 +107,14 @@ fn given_up() {
         .unwrap();
 }
 
+/// Whether a program need not serve JSON-RPC to call its own methods.
+fn private() -> bool {
+    (sys::VERSION_MAJOR, sys::VERSION_MINOR) >= (24, 5)
+}
+
 fn no_server() {
     let called = app().no_rpc().block_on(async { make_and_delete(&RpcClient::local()).await });
-    if (sys::VERSION_MAJOR, sys::VERSION_MINOR) >= (24, 5) {
+    if private() {
         return called.unwrap();
     }
     let error = called.unwrap_err();
@@ -129,9 +140,50 @@ fn stopped() {
         spawn_local(async {
             sleep(Duration::from_millis(10)).await;
             SpdkApp::stop().unwrap();
-        })?;
+        })
+        .detach();
         rpc.call("ask", ()).await
     });
     assert!(matches!(result, Err(Error::Stopped(_))), "{result:?}");
     assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+/// The methods run on the app thread all the same.
+fn from_another_thread() {
+    let _env = env().init().unwrap();
+    let thread = SpdkThread::current("app").unwrap();
+    let called = thread.block_on(async {
+        let path = socket().to_string_lossy().into_owned();
+        let subsystems = Subsystems::builder().rpc_addr(path).start().await?;
+        let worker = SpdkThread::spawn("worker", |thread| {
+            thread.block_on(async {
+                let local = RpcClient::local();
+                for _ in 0..10 {
+                    make_and_delete(&local).await?;
+                }
+                make_and_delete(&RpcClient::unix(socket())).await
+            })
+        });
+        let called = worker?.await;
+        subsystems.stop().await?;
+        called
+    });
+    called.unwrap().unwrap().unwrap().unwrap();
+}
+
+/// A program that polls its threads itself, and serves JSON-RPC to nobody.
+fn without_an_app() {
+    let _env = env().init().unwrap();
+    let thread = SpdkThread::current("app").unwrap();
+    let called = thread.block_on(async {
+        let subsystems = Subsystems::builder().start().await?;
+        let called = make_and_delete(&RpcClient::local()).await;
+        subsystems.stop().await?;
+        called
+    });
+    let called = called.unwrap();
+    if private() {
+        return called.unwrap();
+    }
+    assert_eq!(called.unwrap_err().errno(), libc::ENOENT);
 }
