@@ -201,9 +201,8 @@ pub fn time() {
         }
         assert!(timeout(Duration::from_millis(5), pending::<()>()).await.is_err());
         assert_eq!(timeout(Duration::from_secs(5), async { 1 }).await.unwrap(), 1);
-        let many: Vec<_> = (0..50_u64)
-            .map(|n| spawn_local(sleep(Duration::from_millis(n * 37 % 50))))
-            .collect();
+        let many: Vec<_> =
+            (0..50_u64).map(|n| spawn_local(sleep(Duration::from_millis(n * 37 % 50)))).collect();
         for one in many {
             one.await.unwrap();
         }
@@ -284,7 +283,11 @@ pub fn across_threads(tasks: usize) {
                             poll_fn(|cx| {
                                 *targets[n].waker.lock().unwrap() = Some(cx.waker().clone());
                                 let woken = targets[n].woken.load(Ordering::Relaxed);
-                                if woken >= targets[n].wants { Poll::Ready(n) } else { Poll::Pending }
+                                if woken >= targets[n].wants {
+                                    Poll::Ready(n)
+                                } else {
+                                    Poll::Pending
+                                }
                             })
                             .await
                         });
