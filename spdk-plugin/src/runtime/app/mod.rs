@@ -5,8 +5,10 @@
 
 mod builder;
 mod life;
+mod main_fn;
 
 pub use builder::SpdkAppBuilder;
+pub use main_fn::run_main;
 
 use crate::error::Result;
 
