@@ -242,7 +242,7 @@ fn aborted_with_its_executor() {
     let begun = Instant::now();
     drop(driver);
     // In either order.
-    if std::process::id() % 2 == 0 {
+    if std::process::id().is_multiple_of(2) {
         drop(executor);
         drop(thread);
     } else {

@@ -53,7 +53,8 @@ fn on_one() {
 fn panics() {
     let result = app().block_on(async {
         let core = current_core().unwrap();
-        Ok(spawn_on(core, || async { panic!("on a core") })?.await.map(|()| ()))
+        let result: Result<(), Error> = spawn_on(core, || async { panic!("on a core") })?.await;
+        Ok(result)
     });
     assert!(matches!(result.unwrap(), Err(Error::Panicked(_))));
 }

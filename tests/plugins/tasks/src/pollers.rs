@@ -15,6 +15,7 @@ pub(crate) const CASES: &[(&str, Case)] = &[
     ("inside", || Box::pin(inside())),
     ("poll_fn", || Box::pin(poll_fn())),
     ("interrupt_mode", || Box::pin(interrupt_mode())),
+    ("modes", || Box::pin(modes())),
     ("keep", || Box::pin(keep())),
 ];
 
@@ -125,6 +126,38 @@ async fn interrupt_mode() {
         Poller::builder().name("a\0b").register(|| PollStatus::Idle),
         Err(Error::Invalid(_))
     ));
+}
+
+/// In a program that is in interrupt mode: one that takes part is told at once, and is not called.
+async fn modes() {
+    let (told, runs) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(0)));
+    let (tell, count) = (Rc::clone(&told), Rc::clone(&runs));
+    let takes_part = Poller::builder().on_interrupt_mode(move |on| tell.set(Some(on)));
+    let poller = takes_part.register(move || {
+        count.set(count.get() + 1);
+        PollStatus::Idle
+    });
+    let poller = poller.unwrap();
+    assert_eq!(told.get(), Some(true));
+    sleep(20 * MS).await;
+    assert_eq!(runs.get(), 0);
+    drop(poller);
+    // Any other is called, and not while it is paused.
+    for period in PERIODS {
+        let runs = Rc::new(Cell::new(0));
+        let count = Rc::clone(&runs);
+        let poller = Poller::builder().period(period).register(move || {
+            count.set(count.get() + 1);
+            PollStatus::Busy
+        });
+        let poller = poller.unwrap();
+        sleep(20 * MS).await;
+        assert!(runs.get() > 1);
+        poller.pause().unwrap();
+        let before = runs.get();
+        sleep(20 * MS).await;
+        assert_eq!(runs.get(), before);
+    }
 }
 
 /// Leaves one that shows its name.
