@@ -125,7 +125,7 @@ impl Build {
 
     fn cargo(&self, spdk: &Spdk, workspace: &Metadata, target: &[String]) -> Command {
         let mut cargo = cargo(self.dir.as_deref());
-        cargo.args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
+        cargo.args(BUILD);
         cargo.args(["--package", &self.package]).args(target).args(&self.args);
         if self.release {
             cargo.arg("--release");
@@ -139,6 +139,9 @@ impl Build {
         cargo
     }
 }
+
+/// The artefacts come as JSON, the compiler's words as text.
+const BUILD: [&str; 3] = ["build", "--quiet", "--message-format=json-render-diagnostics"];
 
 /// What failed, without cargo's messages to us about what did not.
 fn without_messages(mut error: Error) -> Error {
@@ -260,6 +263,21 @@ mod tests {
         assert!(error.contains("err\nout") && error.contains("status: 3"), "{error}");
         let error = run(Command::new("no-such-tool")).unwrap_err().to_string();
         assert!(error.contains("'no-such-tool'"), "{error}");
+    }
+
+    #[test]
+    fn a_failing_build_shows_the_compilers_words_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
+        fs::create_dir(dir.path().join("src")).unwrap();
+        write("Cargo.toml", "[package]\nname = 'broken'\nedition = '2024'\n[workspace]\n");
+        write("src/lib.rs", "");
+        write("src/main.rs", "fn main() { let _: u32 = \"text\"; }");
+        let mut build = cargo(Some(dir.path()));
+        build.args(BUILD).arg("--target-dir").arg(dir.path());
+        let error = without_messages(run(build).unwrap_err()).to_string();
+        assert!(error.contains("mismatched types") && error.contains("main.rs:1:26"), "{error}");
+        assert!(!error.contains("\"reason\""), "{error}");
     }
 
     #[test]

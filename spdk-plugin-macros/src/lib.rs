@@ -3,6 +3,7 @@
 
 mod attr;
 mod bdev_module;
+mod main_fn;
 mod rpc;
 mod subsystem;
 
@@ -46,4 +47,20 @@ pub fn rpc(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn subsystem(args: TokenStream, item: TokenStream) -> TokenStream {
     subsystem::expand(args.into(), item.into()).unwrap_or_else(|e| e.to_compile_error()).into()
+}
+
+/// Runs an `async fn main()` as an SPDK app.
+///
+/// ```text
+/// #[spdk_plugin::main]
+/// async fn main() -> spdk_plugin::Result<()> { ... }
+/// ```
+///
+/// The function returns nothing or a `Result<(), E>` whose error can be displayed. The app is named after the
+/// package, or `name`; it takes SPDK's usual command line, and starts no more than it says. The program
+/// exits with 0 when the function succeeds or a signal ends it before, and with 1, after a line on standard
+/// error, when it or SPDK fails.
+#[proc_macro_attribute]
+pub fn main(args: TokenStream, item: TokenStream) -> TokenStream {
+    main_fn::expand(args.into(), item.into()).unwrap_or_else(|e| e.to_compile_error()).into()
 }

@@ -4,6 +4,8 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 
+use crate::rpc::RpcError;
+
 /// A failed call, with what it was about and the errno that SPDK gave or would give.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,9 +47,23 @@ pub enum Error {
         /// A positive errno value. Any other counts as `EIO`, so that no failure reads as success.
         errno: i32,
     },
-    /// A user's code panicked; the log has the place and the message.
-    #[error("{0} panicked")]
+    /// A JSON-RPC method that was called answered with an error.
+    #[error("{method}: {error}")]
+    Rpc {
+        /// The method.
+        method: String,
+        /// Its answer.
+        error: RpcError,
+    },
+    /// A user's code panicked: where, and what the panic said if that is known. The log has the place.
+    #[error("panic in {0}")]
     Panicked(String),
+    /// It was aborted, or its thread ended first.
+    #[error("{0} was cancelled")]
+    Cancelled(String),
+    /// It took longer than it was allowed to.
+    #[error("{0}")]
+    TimedOut(String),
 }
 
 impl Error {
@@ -83,7 +99,10 @@ impl Error {
             Self::WrongThread(_) => libc::EPERM,
             Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
+            Self::Rpc { error, .. } => error.errno(),
             Self::Panicked(_) => libc::EIO,
+            Self::Cancelled(_) => libc::ECANCELED,
+            Self::TimedOut(_) => libc::ETIMEDOUT,
         }
     }
 }

@@ -23,7 +23,9 @@ mod subsystem;
 
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
-pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};
+pub use runtime::env::{SpdkEnv, SpdkEnvBuilder};
+pub use runtime::{CurrentThread, SpdkThread, Subsystems, ThreadHandle};
+pub use spdk_plugin_macros::{bdev_module, main, rpc, subsystem};
 pub use subsystem::Subsystem;
 
 /// What the macros expand to. Nothing here is for use by hand.
@@ -35,5 +37,6 @@ pub mod private {
     pub use crate::module::{IoKinds, ModuleEntry, Overrides};
     pub use crate::plugin::{ABI_LEN, METHODS, MODULES, SUBSYSTEMS, abi_record, claim, register};
     pub use crate::rpc::{Method, Params, Request, State, call, call_without_params};
+    pub use crate::runtime::app::run_main;
     pub use crate::subsystem::{Lifecycle, Registered, SubsystemEntry};
 }

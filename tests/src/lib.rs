@@ -25,6 +25,11 @@ pub fn chaos() -> PathBuf {
     test_plugin("spdk-plugin-test-chaos")
 }
 
+/// The plugin whose RPC methods try out tasks, time and pollers.
+pub fn tasks() -> PathBuf {
+    test_plugin("spdk-plugin-test-tasks")
+}
+
 /// The plugin whose RPC method submits I/O to any bdev; see [`probe`].
 pub fn prober() -> PathBuf {
     test_plugin("spdk-plugin-test-prober")

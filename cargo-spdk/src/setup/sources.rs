@@ -21,7 +21,7 @@ pub(crate) struct Mirror {
     pub(crate) signed_by: Option<String>,
 }
 
-/// The mirrors apt is told to use, most likely first, and Debian's own at the end.
+/// The mirrors apt is told to use, most likely first, and the named one at the end.
 pub(crate) fn configured_mirrors() -> Vec<Mirror> {
     let mut entries = parse_list(&read(Path::new("/etc/apt/sources.list")));
     let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();

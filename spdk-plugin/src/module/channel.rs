@@ -277,7 +277,10 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
             drop_caught("a channel's state", user);
             return -libc::ENOMEM;
         };
-        home.start_batches(complete_all);
+        if !home.start_batches(complete_all) {
+            drop_caught("a channel's state", user);
+            return -libc::ENOMEM;
+        }
         device.core.pin();
         let channel = Box::new(Channel {
             core: ChannelCore {

@@ -5,7 +5,8 @@ use crate::error::Error;
 /// An error reply: a code and one sentence.
 ///
 /// Any [`Error`] of this crate becomes one by `?`, with the negative errno as its code, as SPDK's own
-/// methods do it; an [`Error::Invalid`] becomes [`INVALID_PARAMS`](Self::INVALID_PARAMS).
+/// methods do it; an [`Error::Invalid`] becomes [`INVALID_PARAMS`](Self::INVALID_PARAMS), and an
+/// [`Error::Rpc`] keeps the code that the method which was called has answered with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct RpcError {
@@ -14,6 +15,8 @@ pub struct RpcError {
 }
 
 impl RpcError {
+    /// There is no such method.
+    pub const METHOD_NOT_FOUND: i32 = -32601;
     /// The parameters are not what the method takes.
     pub const INVALID_PARAMS: i32 = -32602;
     /// The method failed by a fault of its own.
@@ -39,6 +42,16 @@ impl RpcError {
         self.code
     }
 
+    /// The positive errno value that the code stands for: SPDK's own methods answer with a negative errno.
+    pub(crate) fn errno(&self) -> i32 {
+        match self.code {
+            Self::INVALID_PARAMS => libc::EINVAL,
+            Self::METHOD_NOT_FOUND => libc::ENOSYS,
+            code if (-4095..0).contains(&code) => -code,
+            _ => libc::EIO,
+        }
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         &self.message
@@ -50,6 +63,9 @@ impl From<Error> for RpcError {
         let code = match &error {
             Error::Invalid(_) => Self::INVALID_PARAMS,
             Error::Panicked(_) => Self::INTERNAL,
+            Error::Rpc { method, error } => {
+                return Self::new(error.code, format!("{method}: {}", error.message));
+            }
             error => -error.errno(),
         };
         Self::new(code, error.to_string())

@@ -1,7 +1,7 @@
 //! JSON-RPC methods in Rust (`spdk/rpc.h`, `spdk/jsonrpc.h`).
 //!
 //! A method is an `async fn` marked with [`#[rpc]`](macro@crate::rpc). It runs on the app thread and may
-//! await; its reply is sent once, whatever happens to it.
+//! await; its reply is sent once, whatever happens to it. An [`RpcClient`] calls the methods of others.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -19,10 +19,12 @@
 //! }
 //! ```
 
+mod client;
 mod error;
 mod method;
 mod params;
 
+pub use client::RpcClient;
 pub use error::RpcError;
 pub(crate) use method::allowed;
 #[doc(hidden)]

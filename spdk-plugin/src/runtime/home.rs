@@ -9,7 +9,7 @@
 //!                 wake, same thread                    wake, foreign thread
 //!                        |                                      |
 //!                        v                                      v
-//!   poll <-- drain <-- ready (FIFO of Node)  <-- message <-- remote.woken
+//!   poll <-- drain <-- ready (FIFO of Node)  <-- message <-- inbox
 //!     |
 //!     +-- an I/O that ended in its first poll --> done (FIFO of Link) --> poller: complete
 //! ```
@@ -19,14 +19,19 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use spdk_plugin_sys as sys;
 
+use super::drive::wake_driver_of;
+use super::inbox::{Inbox, Sent};
 use super::queue::{Fifo, Link, Node, PollFn};
-use super::thread::send_away;
+use super::sync::lock;
+use super::task::Tasks;
+use super::thread::put;
+use super::time::Timers;
 use super::waker::Slot;
 
 /// Polls in one go before the thread's other work gets a turn.
@@ -35,21 +40,11 @@ const DRAIN_BUDGET: u32 = 128;
 /// Completes the I/O of a whole batch, from the first link on.
 pub(crate) type CompleteFn = unsafe fn(*const Link);
 
-/// Wakes that came from other threads.
-#[derive(Default)]
-struct Remote {
-    woken: Vec<&'static Slot>,
-    /// A message that will look at `woken` is on its way.
-    announced: bool,
-}
-
-impl Remote {
-    /// Drops wakes that nobody is there to look at.
-    fn forget(&mut self) {
-        for slot in self.woken.drain(..) {
-            slot.remote.store(false, Ordering::Release);
-        }
-    }
+/// Where a home's messages go: the thread, and SPDK's number of it.
+#[derive(Clone, Copy)]
+struct Target {
+    thread: *mut sys::spdk_thread,
+    id: u64,
 }
 
 /// See the module's page.
@@ -69,23 +64,25 @@ pub(crate) struct Home {
     batches: Cell<u32>,
     poller: Cell<*mut sys::spdk_poller>,
     drain_queued: Cell<bool>,
-    remote: Mutex<Remote>,
+    /// Wakes that come from other threads. It is open while the home is in use, which is while something
+    /// of ours is registered with the thread: channels, pollers, or what the tasks and the timers have
+    /// there. So SPDK does not end the thread while a message is sent to it.
+    inbox: Inbox<&'static Slot, Target>,
+    /// What the inbox fills, empty between messages.
+    batch: Cell<Vec<&'static Slot>>,
+    tasks: Tasks,
+    timers: Timers,
     _home_thread_only: PhantomData<UnsafeCell<()>>,
 }
 
 // SAFETY: other threads reach a `Home` through wakers and strayed pollers alone and touch `thread`,
-// `thread_id` (atomic) and `remote` (locked) only. Everything else is used by code that runs on the home thread: `HomeRef` is `!Send`
-// and is made on that thread.
+// `thread_id` (atomic) and `inbox` (locked) only. Everything else is used by code that runs on the home
+// thread: `HomeRef` is `!Send` and is made on that thread.
 unsafe impl Sync for Home {}
 // SAFETY: as for `Sync`; a `Home` is only ever shared.
 unsafe impl Send for Home {}
 
 static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that can panic runs under these locks, so what a poisoned one guards is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn current_thread() -> *mut sys::spdk_thread {
     // SAFETY: reads a thread-local of SPDK's.
@@ -107,7 +104,10 @@ impl Home {
             batches: Cell::new(0),
             poller: Cell::new(ptr::null_mut()),
             drain_queued: Cell::new(false),
-            remote: Mutex::default(),
+            inbox: Inbox::new(),
+            batch: Cell::default(),
+            tasks: Tasks::new(),
+            timers: Timers::new(),
             _home_thread_only: PhantomData,
         }
     }
@@ -115,6 +115,16 @@ impl Home {
     pub(crate) fn is_current(&self) -> bool {
         let home = self.thread.load(Ordering::Acquire);
         !home.is_null() && home == current_thread()
+    }
+
+    /// The tasks that live here. Home thread only.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Who sleeps here. Home thread only.
+    pub(super) fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Runs `body`, which must not unwind, as a callback of this thread, and polls on the way out
@@ -162,9 +172,7 @@ impl Home {
     #[cold]
     fn give_back(&self) {
         let _homes = lock(&HOMES);
-        let mut remote = lock(&self.remote);
-        remote.forget();
-        remote.announced = false;
+        self.inbox.close();
         self.drain_queued.set(false);
         self.thread.store(ptr::null_mut(), Ordering::Release);
     }
@@ -198,6 +206,7 @@ impl Home {
         if rc != 0 {
             self.drain_queued.set(false);
         }
+        wake_driver_of(current_thread());
     }
 
     /// Polls a node that was queued.
@@ -254,49 +263,22 @@ impl Home {
 
     #[cold]
     pub(super) fn wake_remote(&'static self, slot: &'static Slot) {
-        if slot.remote.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let mut remote = lock(&self.remote);
-        remote.woken.push(slot);
-        while !remote.announced && !remote.woken.is_empty() {
-            let this = ptr::from_ref(self).cast_mut().cast();
+        let this = ptr::from_ref(self).cast_mut().cast();
+        let mut sent_to = ptr::null_mut();
+        self.inbox.post(slot, |target| {
+            sent_to = target.thread;
             // SAFETY: `on_remote` takes a `Home`, which is never freed.
-            match unsafe { self.send(&remote, on_remote, this) } {
-                0 => remote.announced = true,
-                rc if rc == -libc::ENOMEM => {
-                    // Messages are a finite pool that the threads refill by running.
-                    drop(remote);
-                    std::thread::yield_now();
-                    remote = lock(&self.remote);
-                }
-                // The thread has gone, and with it whoever waited.
-                _ => remote.forget(),
+            match -unsafe { send(target, on_remote, this) } {
+                0 => Sent::Yes,
+                // 20.07 says the latter when the thread has no room.
+                libc::ENOMEM | libc::EIO => Sent::Full,
+                _ => Sent::Gone,
             }
+        });
+        // Not in the inbox's lock: a driver's waker is an executor's, which may be ours.
+        if !sent_to.is_null() {
+            wake_driver_of(sent_to);
         }
-    }
-
-    /// Sends the home's thread a message from another thread. Gives 0 or a negative errno.
-    ///
-    /// # Safety
-    /// `function` may be called with `ctx` on the home's thread.
-    unsafe fn send(
-        &self,
-        _remote: &MutexGuard<'_, Remote>,
-        function: unsafe extern "C" fn(*mut c_void),
-        ctx: *mut c_void,
-    ) -> i32 {
-        let thread = self.thread.load(Ordering::Acquire);
-        let id = self.thread_id.load(Ordering::Relaxed);
-        // SAFETY: asks SPDK's list of threads, which a thread leaves when it is freed.
-        let listed = unsafe { sys::spdk_thread_get_by_id(id) };
-        // A task does not keep its thread from exiting.
-        // SAFETY: a thread that exits is freed by its reactor a turn later, if at all.
-        if thread.is_null() || listed != thread || unsafe { sys::spdk_thread_is_exited(thread) } {
-            return -libc::ESRCH;
-        }
-        // SAFETY: as just seen. A home that is in use is given back under the lock that the caller holds.
-        unsafe { send_away(thread, function, ctx) }
     }
 
     /// Has `function` called with `ctx` on the home's thread; false when that thread cannot be reached.
@@ -310,20 +292,16 @@ impl Home {
         ctx: *mut c_void,
     ) -> bool {
         // SAFETY: says the caller.
-        unsafe { self.send(&lock(&self.remote), function, ctx) == 0 }
+        let send = |target: Target| (target.thread, unsafe { send(target, function, ctx) });
+        let Some((thread, 0)) = self.inbox.with_target(send) else { return false };
+        wake_driver_of(thread);
+        true
     }
 
     fn take_remote(&'static self) {
-        let woken = {
-            let mut remote = lock(&self.remote);
-            remote.announced = false;
-            std::mem::take(&mut remote.woken)
-        };
-        for slot in woken {
-            // A swap and not a store, so that what the waking thread wrote before is seen by the poll.
-            slot.remote.swap(false, Ordering::AcqRel);
-            slot.wake_here();
-        }
+        let mut batch = self.batch.take();
+        self.inbox.take(&mut batch, Slot::wake_here);
+        self.batch.set(batch);
     }
 
     /// Puts an ended I/O on the batch that the poller completes.
@@ -348,6 +326,19 @@ impl Home {
         self.enter(|| unsafe { complete(batch) });
         true
     }
+}
+
+/// Sends a home's thread a message, in its inbox's lock. Gives 0 or a negative errno.
+///
+/// # Safety
+/// `function` may be called with `ctx` on that thread.
+unsafe fn send(
+    target: Target,
+    function: unsafe extern "C" fn(*mut c_void),
+    ctx: *mut c_void,
+) -> i32 {
+    // SAFETY: says the caller.
+    unsafe { put(target.id, function, ctx) }.err().unwrap_or(0)
 }
 
 unsafe extern "C" fn on_drain(home: *mut c_void) {
@@ -399,6 +390,7 @@ impl HomeRef {
                     // An earlier thread exited at this address with tasks left. They never run again,
                     // and the address of the home itself is no thread's.
                     stale.thread.store(ptr::from_ref(*stale).cast_mut().cast(), Ordering::Release);
+                    stale.inbox.close();
                 }
                 let free = homes.iter().find(by_thread(ptr::null_mut())).copied();
                 let home = free.unwrap_or_else(|| {
@@ -410,6 +402,7 @@ impl HomeRef {
                 });
                 home.thread_id.store(id, Ordering::Relaxed);
                 home.thread.store(thread, Ordering::Release);
+                home.inbox.open(Target { thread, id });
                 home
             }
         };
@@ -417,24 +410,34 @@ impl HomeRef {
         Some(Self { home, _not_send: PhantomData })
     }
 
+    /// Whether anything else of ours is on the thread.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.home.users.get() > 1
+    }
+
     /// The home itself, which outlives this share in it.
     pub(crate) fn get(&self) -> &'static Home {
         self.home
     }
 
-    /// Starts the poller that completes what is pushed on the batch by `complete`.
-    pub(crate) fn start_batches(&self, complete: CompleteFn) {
+    /// Starts the poller that completes what is pushed on the batch by `complete`. False: no memory.
+    #[must_use]
+    pub(crate) fn start_batches(&self, complete: CompleteFn) -> bool {
         let home = self.home;
-        home.complete.set(Some(complete));
-        home.batches.set(home.batches.get() + 1);
-        if home.batches.get() == 1 {
+        if home.batches.get() == 0 {
             let this = ptr::from_ref(home).cast_mut().cast();
             // SAFETY: a `Home` is never freed, and the poller goes in `stop_batches`.
             let poller = unsafe {
                 sys::spdk_poller_register_named(Some(on_poll), this, 0, c"spdk_plugin".as_ptr())
             };
+            if poller.is_null() {
+                return false;
+            }
             home.poller.set(poller);
         }
+        home.complete.set(Some(complete));
+        home.batches.set(home.batches.get() + 1);
+        true
     }
 
     /// Undoes one [`start_batches`](Self::start_batches).
@@ -446,6 +449,13 @@ impl HomeRef {
             // SAFETY: the poller is of this thread and registered.
             unsafe { sys::spdk_poller_unregister(&raw mut poller) };
         }
+    }
+}
+
+impl Clone for HomeRef {
+    fn clone(&self) -> Self {
+        self.home.users.set(self.home.users.get() + 1);
+        Self { home: self.home, _not_send: PhantomData }
     }
 }
 

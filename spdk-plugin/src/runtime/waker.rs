@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use super::home::Home;
+use super::inbox::Entry;
 use super::queue::Node;
 
 /// What a [`Waker`] of ours points at. Slots are never freed, only used again: a waker that outlives
@@ -17,7 +18,7 @@ pub(super) struct Slot {
     node: Cell<*const Node>,
     pub(super) next_free: Cell<Option<&'static Slot>>,
     /// Whether the slot is among the home's wakes from other threads.
-    pub(super) remote: AtomicBool,
+    remote: AtomicBool,
 }
 
 // SAFETY: foreign threads touch `home` and `remote` alone, which are made for it; the cells belong
@@ -25,6 +26,12 @@ pub(super) struct Slot {
 unsafe impl Sync for Slot {}
 // SAFETY: a shared reference to a `Sync` slot may go anywhere; slots are never owned.
 unsafe impl Send for Slot {}
+
+impl Entry for &'static Slot {
+    fn mark(&self) -> &AtomicBool {
+        &self.remote
+    }
+}
 
 impl Slot {
     /// Makes some slots and gives the first one, which leads to the others.
@@ -58,7 +65,7 @@ impl Slot {
     }
 
     /// Wakes the node, on the home thread.
-    pub(super) fn wake_here(&self) {
+    pub(super) fn wake_here(&'static self) {
         let node = self.node.get();
         if !node.is_null() {
             // SAFETY: a node that holds a slot is alive; it gives the slot back before it goes.

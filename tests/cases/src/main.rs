@@ -6,14 +6,28 @@
 use std::process::ExitCode;
 
 mod app;
+mod drive;
+mod env;
 mod programs;
+mod reactor;
+mod rpc;
+mod subsystems;
 mod support;
+mod thread;
 
 /// A case's name and its function.
 type Case = (&'static str, fn());
 
 /// Every module of cases.
-const MODULES: &[(&str, &[Case])] = &[("app", app::CASES)];
+const MODULES: &[(&str, &[Case])] = &[
+    ("app", app::CASES),
+    ("drive", drive::CASES),
+    ("env", env::CASES),
+    ("reactor", reactor::CASES),
+    ("rpc", rpc::CASES),
+    ("subsystems", subsystems::CASES),
+    ("thread", thread::CASES),
+];
 
 /// Makes the table of a module's cases of its functions.
 #[macro_export]

@@ -5,13 +5,26 @@
 
 mod builder;
 mod life;
-mod options;
+mod main_fn;
 
 pub use builder::SpdkAppBuilder;
+pub use main_fn::run_main;
 
 use crate::error::Result;
 
 /// The app of this process: how it is described, and how it is told to stop.
+///
+/// [`#[spdk_plugin::main]`](crate::main) makes one of an `async fn main()`, with SPDK's usual command line:
+///
+/// ```no_run
+/// #[spdk_plugin::main(name = "hello")]
+/// async fn main() -> spdk_plugin::Result<()> {
+///     println!("SPDK is up");
+///     Ok(())
+/// }
+/// ```
+///
+/// The builder says more:
 ///
 /// ```no_run
 /// use spdk_plugin::SpdkApp;
@@ -23,6 +36,10 @@ use crate::error::Result;
 ///     })
 /// }
 /// ```
+///
+/// SIGINT, SIGTERM, the RPC `spdk_kill_instance` and [`stop`](Self::stop) end it in order: every task of this
+/// crate's is dropped on its thread, with the descriptors and channels that it holds; then SPDK stops its
+/// subsystems and its threads.
 #[derive(Debug)]
 pub enum SpdkApp {}
 

@@ -5,6 +5,7 @@
 mod disk;
 mod methods;
 mod mischief;
+mod relay;
 mod submit;
 
 spdk_plugin::spdk_plugin! { modules: [] }
