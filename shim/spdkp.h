@@ -16,6 +16,7 @@
 #include "spdk/version.h"
 
 #include "layout.h"
+#include "desc.h"
 
 /* log.c */
 void spdkp_log(int level, const char *file, int line, const char *func, const char *message);

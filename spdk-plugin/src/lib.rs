@@ -4,12 +4,14 @@
 //! - [`module`]: bdev modules, with [`#[bdev_module]`](bdev_module).
 //! - [`rpc`](mod@rpc): JSON-RPC methods, with [`#[rpc]`](macro@rpc).
 //! - [`Subsystem`]: subsystems, with [`#[subsystem]`](macro@subsystem).
+//! - [`mod@bdev`]: the bdevs of whatever module, opened and used.
 //! - [`runtime`]: tasks, pollers and time on SPDK's threads.
 //! - [`spdk_plugin!`]: makes a plugin or an app of the crates that hold all these.
 //!
 //! Every callback of SPDK's runs under a guard: a panic in a user's code goes to SPDK's log and fails
 //! the one request it was about, and the program lives.
 
+pub mod bdev;
 pub mod dma;
 mod error;
 mod guard;
