@@ -16,7 +16,9 @@
 #include "spdk/version.h"
 
 #include "layout.h"
+#include "control.h"
 #include "desc.h"
+#include "info.h"
 
 /* log.c */
 void spdkp_log(int level, const char *file, int line, const char *func, const char *message);

@@ -23,6 +23,7 @@ pub mod rpc;
 pub mod runtime;
 mod subsystem;
 
+pub use bdev::{Bdev, BdevDesc};
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
 pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use spdk_plugin_sys as sys;
 
+use super::call::at_home;
 use super::events::{Events, Shared, on_event};
 use crate::error::{Error, Result};
 use crate::runtime::home::{Home, HomeRef};
@@ -288,8 +289,11 @@ impl Drop for DescInner {
     fn drop(&mut self) {
         // SAFETY: this is the drop.
         let home = unsafe { ManuallyDrop::take(&mut self.home) };
-        let open = Open { raw: self.raw, shared: Arc::clone(&self.shared), home };
-        open.close();
+        let (thread, raw, shared) = (home.get(), self.raw, Arc::clone(&self.shared));
+        // Through a thread-local or a like place it may have come to another SPDK thread. If there is no
+        // way home it stays open: SPDK knows no other place to close it.
+        // SAFETY: this was the last that used it.
+        unsafe { at_home(thread, move || Open { raw, shared, home }.close()) };
     }
 }
 
@@ -302,15 +306,6 @@ struct Open {
 
 impl Open {
     fn close(self) {
-        let home = self.home.get();
-        if !home.is_current() {
-            // Through a thread-local or a like place it came to another SPDK thread. If there is no way
-            // home it stays open: SPDK knows no other place to close it.
-            let this = Box::into_raw(Box::new(self));
-            // SAFETY: `on_open_home` takes the box.
-            unsafe { home.call(on_open_home, this.cast()) };
-            return;
-        }
         // SAFETY: the descriptor is open.
         if unsafe { sys::spdkp_desc_close_is_misplaced(self.raw) } {
             return self.close_in_two();
