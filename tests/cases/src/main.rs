@@ -6,6 +6,10 @@
 use std::process::ExitCode;
 
 mod app;
+mod bdev;
+mod claims;
+mod disk;
+mod events;
 mod programs;
 mod support;
 
@@ -13,7 +17,12 @@ mod support;
 type Case = (&'static str, fn());
 
 /// Every module of cases.
-const MODULES: &[(&str, &[Case])] = &[("app", app::CASES)];
+const MODULES: &[(&str, &[Case])] = &[
+    ("app", app::CASES),
+    ("bdev", bdev::CASES),
+    ("claims", claims::CASES),
+    ("events", events::CASES),
+];
 
 /// Makes the table of a module's cases of its functions.
 #[macro_export]

@@ -1,7 +1,14 @@
 //! What the cases share.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use spdk_plugin::runtime::sleep;
 use spdk_plugin::{SpdkApp, SpdkAppBuilder};
 
 /// DMA memory of a case in MiB.
@@ -31,4 +38,45 @@ pub(crate) fn no_huge() -> bool {
 /// Where the app's RPC server listens.
 pub(crate) fn socket() -> PathBuf {
     std::env::temp_dir().join(format!("spdk-case-{}.sock", std::process::id()))
+}
+
+/// A configuration of one call for each bdev.
+pub(crate) fn bdevs(calls: &[(&str, Value)]) -> String {
+    let calls: Vec<Value> = calls
+        .iter()
+        .map(|(method, params)| json!({ "method": method, "params": params }))
+        .collect();
+    json!({ "subsystems": [{ "subsystem": "bdev", "config": calls }] }).to_string()
+}
+
+/// Calls a method of this process from a thread of its own, as a foreign client would.
+pub(crate) async fn rpc(method: &str, params: Value) -> Value {
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+    let client = std::thread::spawn(move || -> std::io::Result<Value> {
+        let mut stream = UnixStream::connect(socket())?;
+        stream.write_all(call.as_bytes())?;
+        let reply = serde_json::Deserializer::from_reader(stream).into_iter().next();
+        reply.expect("a reply").map_err(Into::into)
+    });
+    while !client.is_finished() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    client.join().unwrap().unwrap()
+}
+
+/// Polls a future once, and says whether it is ready.
+pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// Waits until `done` is true.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: still not after 20 s");
+        sleep(Duration::from_millis(1)).await;
+    }
 }
