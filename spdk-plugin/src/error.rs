@@ -4,6 +4,8 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 
+use crate::module::IoError;
+
 /// A failed call, with what it was about and the errno that SPDK gave or would give.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,6 +47,21 @@ pub enum Error {
         /// A positive errno value. Any other counts as `EIO`, so that no failure reads as success.
         errno: i32,
     },
+    /// An operation on a bdev failed.
+    #[error("{}: {cause}", operation(.op, *.offset, *.len, .bdev))]
+    Io {
+        /// The bdev's name.
+        bdev: String,
+        /// What it was, such as "read".
+        op: &'static str,
+        /// Where it began, in bytes.
+        offset: u64,
+        /// Its length in bytes; 0 for one that has no range.
+        len: u64,
+        /// How it ended.
+        #[source]
+        cause: IoError,
+    },
     /// A user's code panicked; the log has the place and the message.
     #[error("{0} panicked")]
     Panicked(String),
@@ -83,8 +100,17 @@ impl Error {
             Self::WrongThread(_) => libc::EPERM,
             Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
+            Self::Io { cause, .. } => cause.errno(),
             Self::Panicked(_) => libc::EIO,
         }
+    }
+}
+
+/// How errors name an operation of the bdev client.
+pub(crate) fn operation(op: &str, offset: u64, len: u64, bdev: &str) -> String {
+    match len {
+        0 => format!("{op} of bdev {bdev}"),
+        len => format!("{op} of {len} bytes at byte {offset} of bdev {bdev}"),
     }
 }
 

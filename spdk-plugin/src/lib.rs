@@ -5,6 +5,8 @@
 //! - [`rpc`](mod@rpc): JSON-RPC methods, with [`#[rpc]`](macro@rpc).
 //! - [`Subsystem`]: subsystems, with [`#[subsystem]`](macro@subsystem).
 //! - [`mod@bdev`]: the bdevs of whatever module, opened and used.
+//! - [`dma`]: memory for I/O.
+//! - [`complete`]: futures of C callbacks.
 //! - [`runtime`]: tasks, pollers and time on SPDK's threads.
 //! - [`spdk_plugin!`]: makes a plugin or an app of the crates that hold all these.
 //!
@@ -12,6 +14,7 @@
 //! the one request it was about, and the program lives.
 
 pub mod bdev;
+pub mod complete;
 pub mod dma;
 mod error;
 mod guard;
