@@ -26,7 +26,8 @@ pub mod rpc;
 pub mod runtime;
 mod subsystem;
 
-pub use bdev::{Bdev, BdevDesc};
+pub use bdev::{Bdev, BdevDesc, IoChannel};
+pub use dma::{DmaBuf, IoVec};
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
 pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};

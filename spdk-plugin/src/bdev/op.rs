@@ -309,7 +309,7 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
             libc::ENOSYS if !needs.is_null() => {
                 // SAFETY: what the shim sets there is a literal.
                 let needs = unsafe { std::ffi::CStr::from_ptr(needs) };
-                Error::Unsupported { what, needs: needs.to_str().unwrap_or("a later one") }
+                Error::Unsupported { what, needs: needs.to_str().unwrap_or("?") }
             }
             libc::EINVAL if offset.checked_add(len).is_none_or(|end| end > size) => {
                 Error::Invalid(format!("{what} goes beyond its end at byte {size}"))

@@ -14,7 +14,6 @@ mod pool;
 mod region;
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use spdk_plugin_sys as sys;
 
@@ -25,6 +24,7 @@ pub use region::DmaRegion;
 pub(crate) use region::racy_copy;
 
 use crate::error::{Error, Result};
+use crate::runtime::env::Share;
 
 /// `SPDK_ENV_SOCKET_ID_ANY` and, since 24.05, `SPDK_ENV_NUMA_ID_ANY`.
 const NUMA_ANY: i32 = -1;
@@ -32,21 +32,14 @@ const NUMA_ANY: i32 = -1;
 /// A piece of memory of SPDK's allocator, which is freed with it.
 struct Block {
     base: NonNull<u8>,
+    /// Keeps SPDK's environment up until the memory is freed.
+    _environment: Share,
 }
 
 // SAFETY: it is only an address; those who read and write there see to races.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
-
-/// Pieces that are not freed yet.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether any DMA memory is in use: SPDK's environment must not be torn down under it.
-#[allow(dead_code, reason = "the environment's owner asks")]
-pub(crate) fn is_in_use() -> bool {
-    LIVE.load(Ordering::Acquire) != 0
-}
 
 impl Block {
     /// `len` bytes at a multiple of `align`, which is a power of two, on the NUMA node `numa` or
@@ -61,12 +54,12 @@ impl Block {
                 "DMA memory cannot be aligned to {align} bytes, which is no power of two"
             )));
         }
+        let environment = Share::new();
         let alloc = if zeroed { sys::spdk_zmalloc } else { sys::spdk_malloc };
         // SAFETY: plain allocation; NULL means that there is none.
         let base = unsafe { alloc(len, align, ptr::null_mut(), numa, sys::SPDK_MALLOC_DMA) };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(no_memory)?;
-        LIVE.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { base })
+        Ok(Self { base, _environment: environment })
     }
 }
 
@@ -74,6 +67,5 @@ impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated by `new`; the last user is gone.
         unsafe { sys::spdk_free(self.base.as_ptr().cast()) };
-        LIVE.fetch_sub(1, Ordering::Release);
     }
 }

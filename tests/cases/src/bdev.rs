@@ -7,11 +7,10 @@ use spdk_plugin::bdev::{Bdev, BdevDesc, HistogramOptions, OpenOptions, QosLimits
 use spdk_plugin::module::{BdevBuilder, IoKind, Metadata};
 use spdk_plugin::runtime::sleep;
 use spdk_plugin::{Error, Result};
-use spdk_plugin_sys as sys;
 use uuid::Uuid;
 
 use crate::disk::{Disk, disk};
-use crate::support::{app, bdevs, poll_once, rpc, until};
+use crate::support::{app, bdevs, poll_once, rpc, supported, until};
 
 crate::cases![
     find,
@@ -37,19 +36,6 @@ crate::cases![
 
 fn run(config: &[(&str, serde_json::Value)], case: impl AsyncFnOnce() -> Result<()>) {
     app().json_data(bdevs(config)).block_on(case()).unwrap();
-}
-
-/// Whether a case can go on, or the release has said what it lacks.
-fn supported<T>(result: Result<T>) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(Error::Unsupported { needs, .. }) => {
-            let release = format!("{:02}.{:02}", sys::VERSION_MAJOR, sys::VERSION_MINOR);
-            assert!(needs > release.as_str(), "{release} is no earlier than {needs}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
 }
 
 fn find() {

@@ -9,7 +9,10 @@ mod app;
 mod bdev;
 mod claims;
 mod disk;
+mod dma;
 mod events;
+mod io;
+mod leave;
 mod programs;
 mod support;
 
@@ -21,7 +24,10 @@ const MODULES: &[(&str, &[Case])] = &[
     ("app", app::CASES),
     ("bdev", bdev::CASES),
     ("claims", claims::CASES),
+    ("dma", dma::CASES),
     ("events", events::CASES),
+    ("io", io::CASES),
+    ("leave", leave::CASES),
 ];
 
 /// Makes the table of a module's cases of its functions.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use spdk_plugin::runtime::sleep;
-use spdk_plugin::{SpdkApp, SpdkAppBuilder};
+use spdk_plugin::{Error, Result, SpdkApp, SpdkAppBuilder};
 
 /// DMA memory of a case in MiB.
 pub(crate) const MEMORY: u32 = 512;
@@ -78,5 +78,22 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}: still not after 20 s");
         sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Whether a case can go on, or the release has said what it lacks.
+pub(crate) fn supported<T>(result: Result<T>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(Error::Unsupported { needs, .. }) => {
+            let release = format!(
+                "{:02}.{:02}",
+                spdk_plugin_sys::VERSION_MAJOR,
+                spdk_plugin_sys::VERSION_MINOR
+            );
+            assert!(needs > release.as_str(), "{release} is no earlier than {needs}");
+            None
+        }
+        Err(error) => panic!("{error}"),
     }
 }
