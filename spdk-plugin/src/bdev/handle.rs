@@ -225,7 +225,7 @@ impl Bdev {
         &self.info.module_name
     }
 
-    /// Other names of the bdev (`spdk_bdev_get_aliases`).
+    /// Other names of the bdev (`spdk_bdev_get_aliases`), from SPDK 22.05 on its UUID among them.
     pub fn aliases(&self) -> &[String] {
         &self.info.aliases
     }

@@ -46,7 +46,7 @@ fn find() {
         for name in ["disk", "other", &uuid.to_string()] {
             let bdev = Bdev::find(name).await?;
             assert_eq!((bdev.name(), bdev.uuid()), ("disk", uuid));
-            assert_eq!(bdev.aliases()[0], "other");
+            assert!(bdev.aliases().contains(&"other".to_owned()));
             assert_eq!(bdev.open(true)?.name(), "disk");
         }
         assert_eq!(BdevDesc::open("other", false)?.name(), "disk");
@@ -107,7 +107,7 @@ fn properties() {
             .buffer_alignment(512)
             .metadata(Metadata { size: 8, interleaved: true })
             .write_unit_size(2)
-            .optimal_io_boundary(16)
+            .optimal_io_boundary(8)
             .register(Disk)
             .await?;
         let bdev = Bdev::find("disk").await?;
@@ -115,7 +115,7 @@ fn properties() {
         assert_eq!((bdev.block_size(), bdev.data_block_size()), (4104, 4096));
         assert_eq!((bdev.num_blocks(), bdev.size()), (100, 410_400));
         assert_eq!(bdev.metadata(), Some(Metadata { size: 8, interleaved: true }));
-        assert_eq!((bdev.write_unit_size(), bdev.optimal_io_boundary()), (2, 16));
+        assert_eq!((bdev.write_unit_size(), bdev.optimal_io_boundary()), (2, 8));
         assert_eq!((bdev.alignment(), bdev.has_write_cache()), (512, true));
         assert_eq!((bdev.dif(), bdev.zones(), bdev.has_media_events()), (None, None, false));
         assert_eq!((bdev.is_claimed(), bdev.claimed_by()), (false, None));
@@ -144,7 +144,7 @@ fn stock() {
         let file = Bdev::find("a0").await?;
         assert_eq!((file.size(), file.module_name()), (1 << 20, "aio"));
         let error = Bdev::find("EE_m0").await?;
-        assert_eq!((error.num_blocks(), error.module_name()), (64, "vbdev_error"));
+        assert_eq!((error.num_blocks(), error.module_name()), (64, "error"));
         let malloc = Bdev::find("m0").await?;
         assert!(malloc.supports(IoKind::Read) && malloc.supports(IoKind::WriteZeroes));
         assert_eq!(malloc.product_name(), "Malloc disk");
@@ -156,10 +156,10 @@ fn stock() {
 fn zoned() {
     let null = json!({ "name": "n0", "num_blocks": 4096, "block_size": 4096 });
     let zoned = json!({ "name": "z0", "base_bdev": "n0", "zone_capacity": 1000,
-        "optimal_open_zones": 3 });
+        "optimal_open_zones": 2 });
     run(&[("bdev_null_create", null), ("bdev_zone_block_create", zoned)], async || {
         let zones = Bdev::find("z0").await?.zones().expect("zones");
-        assert_eq!((zones.size, zones.count, zones.optimal_open), (1024, 4, 3));
+        assert_eq!((zones.size, zones.count, zones.optimal_open), (1024, 4, 2));
         assert_eq!((zones.zone_of(0), zones.zone_of(1023), zones.zone_of(1024)), (0, 0, 1024));
         assert_eq!(Bdev::find("n0").await?.zones(), None);
         Ok(())
@@ -229,7 +229,7 @@ fn stats() {
         let device = disk("disk", 8).await;
         let desc = BdevDesc::open("disk", true)?;
         let stats = desc.io_stats(ResetStats::Keep).await?;
-        assert_eq!((stats.read.ops, stats.write.bytes, stats.unmap.mean_latency()), (0, 0, None));
+        assert_eq!((stats.write.bytes, stats.unmap.mean_latency()), (0, None));
         supported(desc.io_stats(ResetStats::All).await);
         supported(desc.io_stats(ResetStats::Extremes).await);
         // Nobody waits for the answer, and the descriptor goes before it.
