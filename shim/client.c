@@ -1,4 +1,5 @@
 #include "spdkp.h"
+#include "spdk/likely.h"
 #include "spdk/bdev_zone.h"
 #include "spdk/nvme_spec.h"
 
