@@ -79,7 +79,7 @@ impl Payload for Cargo {
 
 /// SPDK's channel and what goes with it.
 pub(super) struct Port {
-    raw: *mut sys::spdk_io_channel,
+    pub(super) raw: *mut sys::spdk_io_channel,
     raw_desc: *mut sys::spdk_bdev_desc,
     pub(super) block_size: u32,
     /// The logarithm of the block size, or [`NO_SHIFT`].

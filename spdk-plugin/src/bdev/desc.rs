@@ -262,14 +262,6 @@ impl DescInner {
         self.md_size
     }
 
-    pub(crate) fn md_interleaved(&self) -> bool {
-        self.md_interleaved
-    }
-
-    pub(crate) fn alignment(&self) -> usize {
-        self.alignment
-    }
-
     pub(crate) fn num_blocks(&self) -> u64 {
         // SAFETY: the bdev is there while the descriptor is open.
         unsafe { sys::spdk_bdev_get_num_blocks(self.bdev) }

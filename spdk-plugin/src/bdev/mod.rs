@@ -46,7 +46,6 @@ mod zone;
 
 pub use channel::IoChannel;
 pub use claim::{Claim, ClaimKind};
-pub(crate) use desc::DescInner;
 pub use desc::{BdevDesc, OpenOptions};
 pub use events::{Event, Events, MediaEvent};
 pub use handle::{Bdev, Zones};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use spdk_plugin_sys as sys;
 
 use super::call::{start, start_on_app};
+use super::channel::IoChannel;
 use super::desc::BdevDesc;
 use crate::error::{Error, Result};
 
@@ -21,6 +22,17 @@ pub enum ResetStats {
     All,
     /// Forget the shortest and the longest latency. SPDK 25.05 or later.
     Extremes,
+}
+
+impl ResetStats {
+    fn raw(self) -> i32 {
+        let mode = match self {
+            Self::Keep => sys::SPDKP_STAT_KEEP,
+            Self::All => sys::SPDKP_STAT_RESET_ALL,
+            Self::Extremes => sys::SPDKP_STAT_RESET_EXTREMES,
+        };
+        mode as i32
+    }
 }
 
 /// I/O that has ended, since the bdev was made or the statistics were reset.
@@ -104,6 +116,24 @@ pub(super) fn supported(
     Err(Error::Unsupported { what: what(), needs })
 }
 
+impl IoChannel {
+    /// The I/O statistics of the current thread's channel to the bdev, which all who use the bdev on
+    /// this thread share (`spdk_bdev_get_io_stat`).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a reset before SPDK 25.05.
+    pub fn io_stats(&self, reset: ResetStats) -> Result<IoStats> {
+        let port = self.port();
+        let mut stat = sys::spdkp_io_stat::default();
+        // SAFETY: the channel and its bdev are there while `self` is.
+        let needs = unsafe {
+            sys::spdkp_channel_stat(port.desc.bdev(), port.raw, reset.raw(), &raw mut stat)
+        };
+        supported(|| format!("resetting the statistics of bdev {}", self.bdev_name()), needs)?;
+        Ok(IoStats::new(&stat))
+    }
+}
+
 impl BdevDesc {
     /// The I/O statistics of the bdev over all its channels, those of the past too
     /// (`spdk_bdev_get_device_stat`).
@@ -112,18 +142,13 @@ impl BdevDesc {
     /// [`Error::NoMemory`], and [`Error::Unsupported`] for a reset before SPDK 25.05.
     pub async fn io_stats(&self, reset: ResetStats) -> Result<IoStats> {
         let (desc, what) = (self.inner(), || format!("the statistics of bdev {}", self.name()));
-        let mode = match reset {
-            ResetStats::Keep => sys::SPDKP_STAT_KEEP,
-            ResetStats::All => sys::SPDKP_STAT_RESET_ALL,
-            ResetStats::Extremes => sys::SPDKP_STAT_RESET_EXTREMES,
-        };
         let answer = start(
             desc,
             sys::spdkp_io_stat::default(),
             |out, done, ctx| {
                 // SAFETY: the bdev is open and `out` stays until the call is done.
                 let needs = unsafe {
-                    sys::spdkp_device_stat(desc.bdev(), mode as i32, out, Some(done), ctx)
+                    sys::spdkp_device_stat(desc.bdev(), reset.raw(), out, Some(done), ctx)
                 };
                 supported(|| format!("resetting {}", what()), needs)
             },

@@ -1,16 +1,15 @@
-//! Bdev handles: lookup and getters; what is done to an open bdev besides I/O.
+//! Bdev handles: lookup and getters.
 
 use std::time::Duration;
 
 use serde_json::json;
-use spdk_plugin::bdev::{Bdev, BdevDesc, HistogramOptions, OpenOptions, QosLimits, ResetStats};
+use spdk_plugin::Error;
+use spdk_plugin::bdev::{Bdev, BdevDesc, OpenOptions};
 use spdk_plugin::module::{BdevBuilder, IoKind, Metadata};
-use spdk_plugin::runtime::sleep;
-use spdk_plugin::{Error, Result};
 use uuid::Uuid;
 
 use crate::disk::{Disk, disk};
-use crate::support::{app, bdevs, poll_once, rpc, supported, until};
+use crate::support::{delay, malloc, supported, with_bdevs};
 
 crate::cases![
     find,
@@ -24,22 +23,10 @@ crate::cases![
     foreign_thread,
     open_missing,
     hide_metadata,
-    stats,
-    queue_depth,
-    qos,
-    qos_dropped,
-    histogram,
-    quiesce,
-    quiesce_orders,
-    quiesce_and_remove,
 ];
 
-fn run(config: &[(&str, serde_json::Value)], case: impl AsyncFnOnce() -> Result<()>) {
-    app().json_data(bdevs(config)).block_on(case()).unwrap();
-}
-
 fn find() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let uuid = Uuid::from_u128(0x1234_5678_9abc_4def_8123_4567_89ab_cdef);
         let builder = BdevBuilder::new("disk", 512, 8).alias("other").uuid(Some(uuid));
         let device = builder.register(Disk).await?;
@@ -55,7 +42,7 @@ fn find() {
 }
 
 fn missing() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         for name in ["none", "", "nul\0nul", &Uuid::from_u128(7).to_string()] {
             let error = Bdev::find(name).await.unwrap_err();
             assert!(matches!(error, Error::NotFound(_)), "{name}: {error}");
@@ -65,7 +52,7 @@ fn missing() {
 }
 
 fn open_missing() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let error = BdevDesc::open("none", true).unwrap_err();
         assert_eq!(error.to_string(), "there is no bdev \"none\"");
         Ok(())
@@ -74,15 +61,10 @@ fn open_missing() {
     assert!(matches!(error, Error::WrongThread(_)), "{error}");
 }
 
-const MALLOC: &str = "bdev_malloc_create";
-
 fn list() {
-    let malloc = json!({ "name": "m0", "num_blocks": 64, "block_size": 512 });
     let null = json!({ "name": "n0", "num_blocks": 64, "block_size": 512 });
-    let delay = json!({ "name": "d0", "base_bdev_name": "m0", "avg_read_latency": 0,
-        "p99_read_latency": 0, "avg_write_latency": 0, "p99_write_latency": 0 });
-    let config = [(MALLOC, malloc), ("bdev_null_create", null), ("bdev_delay_create", delay)];
-    run(&config, async || {
+    let config = [malloc("m0"), ("bdev_null_create", null), delay("d0", "m0", Duration::ZERO)];
+    with_bdevs(&config, async || {
         let names = |list: Vec<Bdev>| {
             let mut names: Vec<_> = list.iter().map(|bdev| bdev.name().to_owned()).collect();
             names.sort();
@@ -100,7 +82,7 @@ fn list() {
 }
 
 fn properties() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let device = BdevBuilder::new("disk", 4096, 100)
             .product_name("A Disk")
             .write_cache(true)
@@ -133,14 +115,13 @@ fn properties() {
 fn stock() {
     let file = std::env::temp_dir().join(format!("spdk-case-{}.img", std::process::id()));
     std::fs::write(&file, vec![0; 1 << 20]).unwrap();
-    let malloc = json!({ "name": "m0", "num_blocks": 64, "block_size": 512 });
     let aio = json!({ "name": "a0", "filename": file, "block_size": 512 });
     let config = [
-        (MALLOC, malloc),
+        malloc("m0"),
         ("bdev_aio_create", aio),
         ("bdev_error_create", json!({ "base_name": "m0" })),
     ];
-    run(&config, async || {
+    with_bdevs(&config, async || {
         let file = Bdev::find("a0").await?;
         assert_eq!((file.size(), file.module_name()), (1 << 20, "aio"));
         let error = Bdev::find("EE_m0").await?;
@@ -157,7 +138,7 @@ fn zoned() {
     let null = json!({ "name": "n0", "num_blocks": 4096, "block_size": 4096 });
     let zoned = json!({ "name": "z0", "base_bdev": "n0", "zone_capacity": 1000,
         "optimal_open_zones": 2 });
-    run(&[("bdev_null_create", null), ("bdev_zone_block_create", zoned)], async || {
+    with_bdevs(&[("bdev_null_create", null), ("bdev_zone_block_create", zoned)], async || {
         let zones = Bdev::find("z0").await?.zones().expect("zones");
         assert_eq!((zones.size, zones.count, zones.optimal_open), (1024, 4, 2));
         assert_eq!((zones.zone_of(0), zones.zone_of(1023), zones.zone_of(1024)), (0, 0, 1024));
@@ -167,7 +148,7 @@ fn zoned() {
 }
 
 fn snapshots() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let device = disk("disk", 8).await;
         let bdev = Bdev::find("disk").await?;
         let desc = bdev.open(false)?;
@@ -184,7 +165,7 @@ fn snapshots() {
 }
 
 fn replaced() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         disk("disk", 8).await.unregister().await?;
         let first = disk("disk", 8).await;
         let bdev = Bdev::find("disk").await?;
@@ -199,7 +180,7 @@ fn replaced() {
 }
 
 fn foreign_thread() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let device = disk("disk", 8).await;
         let bdev = Bdev::find("disk").await?;
         let name = std::thread::spawn(move || {
@@ -213,7 +194,7 @@ fn foreign_thread() {
 }
 
 fn hide_metadata() {
-    run(&[], async || {
+    with_bdevs(&[], async || {
         let metadata = Metadata { size: 8, interleaved: true };
         let device = BdevBuilder::new("disk", 512, 8).metadata(metadata).register(Disk).await?;
         let options = OpenOptions::new().write(true).hide_metadata(true);
@@ -221,202 +202,5 @@ fn hide_metadata() {
             assert_eq!((desc.block_size(), desc.md_size()), (512, 0));
         }
         device.unregister().await
-    });
-}
-
-fn stats() {
-    run(&[], async || {
-        let device = disk("disk", 8).await;
-        let desc = BdevDesc::open("disk", true)?;
-        let stats = desc.io_stats(ResetStats::Keep).await?;
-        assert_eq!((stats.write.bytes, stats.unmap.mean_latency()), (0, None));
-        supported(desc.io_stats(ResetStats::All).await);
-        supported(desc.io_stats(ResetStats::Extremes).await);
-        // Nobody waits for the answer, and the descriptor goes before it.
-        let mut unfinished = Box::pin(desc.io_stats(ResetStats::Keep));
-        assert!(poll_once(unfinished.as_mut()).is_none());
-        drop(unfinished);
-        drop(desc);
-        let desc = BdevDesc::open("disk", true)?;
-        let mut forgotten = Box::pin(async move { desc.io_stats(ResetStats::Keep).await });
-        assert!(poll_once(forgotten.as_mut()).is_none());
-        drop(forgotten);
-        device.unregister().await
-    });
-}
-
-fn queue_depth() {
-    run(&[], async || {
-        let device = disk("disk", 8).await;
-        let desc = BdevDesc::open("disk", true)?;
-        if let Some(depth) = supported(desc.current_queue_depth().await) {
-            assert_eq!(depth, 0);
-        }
-        assert_eq!((desc.queue_depth_sampling(), desc.queue_depth()), (None, None));
-        let period = Duration::from_micros(500);
-        desc.sample_queue_depth(Some(period)).await?;
-        assert_eq!(desc.queue_depth_sampling(), Some(period));
-        until("a sample", || desc.queue_depth() == Some(0)).await;
-        assert_eq!((desc.io_time(), desc.weighted_io_time()), (Duration::ZERO, Duration::ZERO));
-        let error = desc.sample_queue_depth(Some(Duration::from_nanos(1))).await.unwrap_err();
-        assert!(matches!(error, Error::Invalid(_)), "{error}");
-        desc.sample_queue_depth(None).await?;
-        until("the end of sampling", || desc.queue_depth_sampling().is_none()).await;
-        desc.sample_queue_depth(Some(period)).await?;
-        drop(desc);
-        device.unregister().await
-    });
-}
-
-fn qos() {
-    run(&[], async || {
-        let device = disk("disk", 8).await;
-        let desc = BdevDesc::open("disk", true)?;
-        assert_eq!(desc.qos(), QosLimits::none());
-        let limits = QosLimits::none().rw_iops(20_000).read_mib(10);
-        desc.set_qos(limits).await?;
-        assert_eq!(desc.qos(), limits);
-        desc.set_qos(QosLimits::none().rw_iops(20_500)).await?;
-        assert_eq!(desc.qos(), QosLimits::none().rw_iops(21_000));
-        let error = desc.set_qos(QosLimits::none().rw_mib(0)).await.unwrap_err();
-        assert!(matches!(error, Error::Invalid(_)), "{error}");
-        desc.set_qos(QosLimits::none()).await?;
-        assert_eq!(desc.qos(), QosLimits::none());
-        drop(desc);
-        device.unregister().await
-    });
-}
-
-/// The descriptor is closed, and the bdev removed, while the limits are being set.
-fn qos_dropped() {
-    run(&[], async || {
-        for limit in [1_000, 0, 2_000, 0] {
-            let device = disk("disk", 8).await;
-            let limits =
-                if limit == 0 { QosLimits::none() } else { QosLimits::none().rw_iops(limit) };
-            let other = BdevDesc::open("disk", true)?;
-            other.set_qos(QosLimits::none().rw_iops(5_000)).await?;
-            let mut unfinished = Box::pin(async move { other.set_qos(limits).await });
-            assert!(poll_once(unfinished.as_mut()).is_none());
-            let second = BdevDesc::open("disk", true)?;
-            let error = second.set_qos(limits).await.unwrap_err();
-            assert!(matches!(error, Error::Busy(_)), "{error}");
-            drop((unfinished, second));
-            device.unregister().await?;
-        }
-        Ok(())
-    });
-}
-
-fn histogram() {
-    run(&[], async || {
-        let device = disk("disk", 8).await;
-        let desc = BdevDesc::open("disk", true)?;
-        let error = desc.histogram().await.unwrap_err();
-        assert!(error.to_string().contains("keeps no histogram"), "{error}");
-        desc.enable_histogram(HistogramOptions::new()).await?;
-        let histogram = desc.histogram().await?;
-        assert_eq!((histogram.count(), histogram.percentile(99.0)), (0, None));
-        let options = HistogramOptions::new().kind(IoKind::Read);
-        supported(desc.enable_histogram(options).await);
-        let options =
-            options.granularity(3).range(Duration::from_nanos(100), Duration::from_secs(1));
-        if supported(desc.enable_histogram(options).await).is_some() {
-            assert_eq!(desc.histogram().await?.count(), 0);
-        }
-        desc.disable_histogram().await?;
-        assert!(matches!(desc.histogram().await, Err(Error::Invalid(_))));
-        let mut unfinished = Box::pin(async move { desc.histogram().await });
-        assert!(poll_once(unfinished.as_mut()).is_none());
-        drop(unfinished);
-        device.unregister().await
-    });
-}
-
-fn quiesce() {
-    run(&[], async || {
-        let device = disk("disk", 100).await;
-        let desc = BdevDesc::open("disk", true)?;
-        #[expect(clippy::reversed_empty_ranges, reason = "it is refused")]
-        for range in [0..0, 5..4, 90..101, 101..102, 0..u64::MAX] {
-            let error = desc.quiesce_range(range).await.unwrap_err();
-            assert!(matches!(error, Error::Invalid(_)), "{error}");
-        }
-        let Some(all) = supported(desc.quiesce().await) else {
-            drop(desc);
-            return device.unregister().await;
-        };
-        assert_eq!(all.blocks(), 0..100);
-        // It waits its turn.
-        let mut part = Box::pin(desc.quiesce_range(10..20));
-        for _ in 0..5 {
-            assert!(poll_once(part.as_mut()).is_none());
-            sleep(Duration::from_millis(1)).await;
-        }
-        all.release().await?;
-        let part = part.await?;
-        let apart = desc.quiesce_range(20..30).await?;
-        // Grown meanwhile, the bdev still finds the range again.
-        device.resize(200).await?;
-        drop(part);
-        apart.release().await?;
-        let all = desc.quiesce().await?;
-        assert_eq!(all.blocks(), 0..200);
-        drop(desc);
-        drop(all);
-        device.unregister().await
-    });
-}
-
-fn quiesce_orders() {
-    run(&[], async || {
-        for order in 0..4 {
-            let device = disk("disk", 100).await;
-            let desc = BdevDesc::open("disk", true)?;
-            let Some(held) = supported(desc.quiesce_range(0..10).await) else {
-                drop(desc);
-                device.unregister().await?;
-                continue;
-            };
-            let other = BdevDesc::open("disk", true)?;
-            let mut waiting = Box::pin(async move { other.quiesce_range(5..15).await });
-            assert!(poll_once(waiting.as_mut()).is_none());
-            match order {
-                0 => drop((waiting, held, desc)),
-                1 => drop((held, waiting, desc)),
-                2 => {
-                    drop((desc, held));
-                    drop(waiting.await?);
-                }
-                _ => {
-                    // Held once, and nobody is there any more.
-                    drop((held, desc));
-                    sleep(Duration::from_millis(5)).await;
-                    drop(waiting);
-                }
-            }
-            device.unregister().await?;
-        }
-        Ok(())
-    });
-}
-
-/// SPDK begins to remove the bdev when its ranges are let go.
-fn quiesce_and_remove() {
-    let malloc = json!({ "name": "m0", "num_blocks": 64, "block_size": 512 });
-    run(&[(MALLOC, malloc)], async || {
-        let desc = BdevDesc::open("m0", true)?;
-        let Some(held) = supported(desc.quiesce().await) else { return Ok(()) };
-        let mut delete = Box::pin(rpc("bdev_malloc_delete", json!({ "name": "m0" })));
-        for _ in 0..20 {
-            assert!(poll_once(delete.as_mut()).is_none());
-            sleep(Duration::from_millis(1)).await;
-        }
-        drop(held);
-        until("the removal", || desc.is_removed()).await;
-        assert!(poll_once(delete.as_mut()).is_none());
-        drop(desc);
-        assert_eq!(delete.await["result"], true);
-        Ok(())
     });
 }

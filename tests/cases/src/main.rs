@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod app;
 mod bdev;
 mod claims;
+mod control;
 mod disk;
 mod dma;
 mod events;
@@ -24,6 +25,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("app", app::CASES),
     ("bdev", bdev::CASES),
     ("claims", claims::CASES),
+    ("control", control::CASES),
     ("dma", dma::CASES),
     ("events", events::CASES),
     ("io", io::CASES),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use spdk_plugin::runtime::sleep;
 use spdk_plugin::{Error, Result, SpdkApp, SpdkAppBuilder};
+use spdk_plugin_sys as sys;
 
 /// DMA memory of a case in MiB.
 pub(crate) const MEMORY: u32 = 512;
@@ -49,6 +50,19 @@ pub(crate) fn bdevs(calls: &[(&str, Value)]) -> String {
     json!({ "subsystems": [{ "subsystem": "bdev", "config": calls }] }).to_string()
 }
 
+/// `bdev_malloc_create` of 64 blocks of 512 bytes.
+pub(crate) fn malloc(name: &str) -> (&'static str, Value) {
+    ("bdev_malloc_create", json!({ "name": name, "num_blocks": 64, "block_size": 512 }))
+}
+
+/// `bdev_delay_create` over another, with this latency of everything.
+pub(crate) fn delay(name: &str, base: &str, latency: Duration) -> (&'static str, Value) {
+    let micros = latency.as_micros() as u64;
+    let params = json!({ "name": name, "base_bdev_name": base, "avg_read_latency": micros,
+        "p99_read_latency": micros, "avg_write_latency": micros, "p99_write_latency": micros });
+    ("bdev_delay_create", params)
+}
+
 /// Calls a method of this process from a thread of its own, as a foreign client would.
 pub(crate) async fn rpc(method: &str, params: Value) -> Value {
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
@@ -81,16 +95,17 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Runs a case in an app whose bdevs are configured by these calls.
+pub(crate) fn with_bdevs(config: &[(&str, Value)], case: impl AsyncFnOnce() -> Result<()>) {
+    app().json_data(bdevs(config)).block_on(case()).unwrap();
+}
+
 /// Whether a case can go on, or the release has said what it lacks.
 pub(crate) fn supported<T>(result: Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(Error::Unsupported { needs, .. }) => {
-            let release = format!(
-                "{:02}.{:02}",
-                spdk_plugin_sys::VERSION_MAJOR,
-                spdk_plugin_sys::VERSION_MINOR
-            );
+            let release = format!("{:02}.{:02}", sys::VERSION_MAJOR, sys::VERSION_MINOR);
             assert!(needs > release.as_str(), "{release} is no earlier than {needs}");
             None
         }
