@@ -37,7 +37,8 @@ pub enum Event {
 }
 
 /// A range of blocks that a device wants moved (`struct spdk_bdev_media_event`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MediaEvent {
     /// The first block.
     pub offset_blocks: u64,

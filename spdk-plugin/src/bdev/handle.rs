@@ -230,7 +230,7 @@ impl Bdev {
         &self.info.aliases
     }
 
-    /// The bdev's UUID (`spdk_bdev_get_uuid`), nil where older releases have none for it.
+    /// The bdev's UUID (`spdk_bdev_get_uuid`). SPDK makes one up for a bdev whose module has none.
     pub fn uuid(&self) -> Uuid {
         Uuid::from_bytes(self.raw().uuid)
     }

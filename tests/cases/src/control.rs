@@ -110,8 +110,9 @@ fn depth_of_io() {
     with_bdevs(&[malloc("m0"), delay("d0", "m0", latency)], async || {
         let desc = BdevDesc::open("d0", true)?;
         let channel = desc.get_io_channel()?;
+        // Modules that look at a new bdev close it, with which older releases end the sampling.
+        sleep(10 * latency).await;
         desc.sample_queue_depth(Some(Duration::from_millis(1))).await?;
-        until("the end of the examination", || desc.queue_depth() == Some(0)).await;
         let (mut one, mut two) = (DmaBuf::alloc(512, 512)?, DmaBuf::alloc(512, 512)?);
         let mut first = Box::pin(desc.read(&channel, &mut one, 0, 512));
         let mut second = Box::pin(desc.read(&channel, &mut two, 0, 512));

@@ -1,13 +1,16 @@
 //! The events of an open bdev.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_char, c_int};
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
 use spdk_plugin::Result;
-use spdk_plugin::bdev::{BdevDesc, Event};
+use spdk_plugin::bdev::{Bdev, BdevDesc, Event, MediaEvent};
 use spdk_plugin::runtime::{sleep, spawn_local};
+
+use spdk_plugin_sys as sys;
 
 use crate::disk::disk;
 use crate::support::{app, bdevs, poll_once, rpc, until};
@@ -21,6 +24,8 @@ crate::cases![
     closed_first,
     forgotten_stream,
     dropped_in_the_callback,
+    media,
+    media_of_another_thread,
     hot_remove_of_stock,
 ];
 
@@ -201,4 +206,83 @@ fn hot_remove_of_stock() {
         Ok(())
     };
     app().json_data(config).block_on(case).unwrap();
+}
+
+unsafe extern "C" {
+    fn case_has_media_events(name: *const c_char);
+    fn case_push_media_event(name: *const c_char, offset: u64, num_blocks: u64) -> c_int;
+    fn case_notify_media_events(name: *const c_char);
+}
+
+const DISK: &CStr = c"disk";
+
+fn push(offset_blocks: u64, num_blocks: u64) -> Option<Event> {
+    // SAFETY: the disk is there and tells of media events.
+    assert_eq!(unsafe { case_push_media_event(DISK.as_ptr(), offset_blocks, num_blocks) }, 1);
+    let mut event = MediaEvent::default();
+    (event.offset_blocks, event.num_blocks) = (offset_blocks, num_blocks);
+    Some(Event::Media(event))
+}
+
+fn media() {
+    run(async || {
+        let device = disk("disk", 100).await;
+        // SAFETY: the disk is there, and nobody has it open.
+        unsafe { case_has_media_events(DISK.as_ptr()) };
+        assert!(Bdev::find("disk").await?.has_media_events());
+        let (reader, writer) = (BdevDesc::open("disk", false)?, BdevDesc::open("disk", true)?);
+        let (mut others, mut events) = (reader.events(), writer.events());
+        let mut next = Box::pin(events.next());
+        assert!(poll_once(next.as_mut()).is_none());
+        let (first, second) = (push(1, 2), push(3, 4));
+        // SAFETY: the disk is there.
+        unsafe { case_notify_media_events(DISK.as_ptr()) };
+        assert_eq!(next.await, first);
+        assert_eq!(events.next().await, second);
+        // One that came before anybody asked, and one whose descriptor goes before it is told.
+        let third = push(5, 6);
+        assert_eq!(writer.events().next().await, third);
+        push(7, 8);
+        // SAFETY: as above.
+        unsafe { case_notify_media_events(DISK.as_ptr()) };
+        drop(writer);
+        assert_eq!(events.next().await, None);
+        let mut next = Box::pin(others.next());
+        assert!(poll_once(next.as_mut()).is_none());
+        drop(reader);
+        assert_eq!(next.await, None);
+        device.unregister().await
+    });
+}
+
+/// Before 23.05 SPDK tells of them on whatever thread they come up, with a lock held.
+fn media_of_another_thread() {
+    if (sys::VERSION_MAJOR, sys::VERSION_MINOR) >= (23, 5) {
+        return;
+    }
+    run(async || {
+        let device = disk("disk", 100).await;
+        // SAFETY: the disk is there, and nobody has it open.
+        unsafe { case_has_media_events(DISK.as_ptr()) };
+        let desc = BdevDesc::open("disk", true)?;
+        let seen = Rc::new(Cell::new(None));
+        let told = Rc::clone(&seen);
+        // The task closes the descriptor as soon as it is told.
+        spawn_local(async move {
+            told.set(desc.events().next().await);
+        })?;
+        sleep(Duration::from_millis(1)).await;
+        let event = push(1, 2);
+        // SAFETY: the disk is there.
+        let notify = || unsafe { case_notify_media_events(DISK.as_ptr()) };
+        std::thread::spawn(notify).join().unwrap();
+        let mut got = None;
+        until("the event", || {
+            got = seen.take();
+            got.is_some()
+        })
+        .await;
+        assert_eq!(got, event);
+        device.unregister().await
+    });
 }
