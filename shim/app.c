@@ -41,7 +41,7 @@ no_usage(void)
 
 /* What the release lacks of what is asked for: the first release that has it, NULL when nothing. */
 static const char *
-lacking(const struct spdkp_app_opts *o, const char **what)
+lacking(const struct spdkp_opts *o, const char **what)
 {
 #if SPDK_VERSION < SPDK_VERSION_NUM(21, 10, 0)
 	/* Its environment takes one argument for DPDK, and this needs two. */
@@ -66,7 +66,7 @@ lacking(const struct spdkp_app_opts *o, const char **what)
 }
 
 static void
-apply(struct spdk_app_opts *opts, const struct spdkp_app_opts *o)
+apply(struct spdk_app_opts *opts, const struct spdkp_opts *o)
 {
 	opts->name = o->name;
 	opts->json_config_file = o->json_file;
@@ -81,7 +81,6 @@ apply(struct spdk_app_opts *opts, const struct spdkp_app_opts *o)
 	opts->mem_size = o->mem_size_mb;
 	opts->no_pci = o->no_pci;
 	opts->hugepage_single_segments = o->single_segments;
-	opts->unlink_hugepage = o->unlink_hugepages;
 	opts->hugedir = o->huge_dir;
 	opts->iova_mode = o->iova_mode;
 	opts->env_context = (void *)(uintptr_t)o->env_context;
@@ -128,11 +127,12 @@ apply(struct spdk_app_opts *opts, const struct spdkp_app_opts *o)
 }
 
 uint32_t
-spdkp_app_run(const struct spdkp_app_opts *o, int argc, char **argv, void (*start)(void *),
+spdkp_app_run(const struct spdkp_opts *o, int argc, char **argv, void (*start)(void *),
 	      void (*shutdown)(void), void *ctx, int *rc, const char **what, const char **needs)
 {
 	struct spdk_app_opts opts;
 	char locks[] = "--disable-cpumask-locks", *own[] = { (char *)(uintptr_t)o->name, NULL, NULL };
+	bool no_huge = o->no_huge;
 	int parsed;
 
 	*needs = lacking(o, what);
@@ -162,6 +162,12 @@ spdkp_app_run(const struct spdkp_app_opts *o, int argc, char **argv, void (*star
 		if (parsed != SPDK_APP_PARSE_ARGS_SUCCESS) {
 			return parsed == SPDK_APP_PARSE_ARGS_HELP ? SPDKP_APP_HELP : SPDKP_APP_USAGE;
 		}
+	}
+#if SPDK_VERSION >= SPDK_VERSION_NUM(24, 1, 0)
+	no_huge = opts.no_huge;
+#endif
+	if (opts.unlink_hugepage == false) {
+		opts.unlink_hugepage = spdkp_unlink(o, opts.shm_id, no_huge);
 	}
 #if SPDK_VERSION >= SPDK_VERSION_NUM(24, 5, 0)
 	if (o->json != NULL && opts.json_config_file == NULL) {

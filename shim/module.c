@@ -27,6 +27,7 @@ spdkp_module_add(const char *name, const struct spdkp_module_ops *ops)
 	m->ops = *ops;
 	m->module.name = name;
 	m->module.module_init = ops->init;
+	m->module.fini_start = ops->fini_start;
 	m->module.module_fini = ops->fini;
 	m->module.get_ctx_size = ops->ctx_size;
 	m->table.destruct = ops->destruct;

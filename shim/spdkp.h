@@ -29,6 +29,16 @@ bool spdkp_on_app_thread(void);
 struct spdk_thread *spdkp_app_thread(void);
 /* Releases before 23.01 do not know their app thread: whoever runs on it first says so here. */
 void spdkp_note_app_thread(void);
+/* Whether spdk_thread_exit() was called for the current thread. False where that cannot be told, before 23.01. */
+bool spdkp_thread_is_exiting(void);
+/* Calls `changed` when the poller's thread enters or leaves interrupt mode. False where there is no such mode. */
+bool spdkp_poller_on_interrupt(struct spdk_poller *poller,
+			       void (*changed)(struct spdk_poller *, void *, bool), void *ctx);
+void spdkp_set_app_thread(struct spdk_thread *thread);
+/* messages: 0 for SPDK's default; -ENOTSUP where their number cannot be chosen. `made` gets each thread that is
+ * created, by whomever. */
+int spdkp_thread_lib_init(size_t messages, void (*made)(struct spdk_thread *thread));
+bool spdkp_thread_is_running(struct spdk_thread *thread);
 
 /* json.c */
 int spdkp_json_write_raw(struct spdk_json_write_ctx *w, const char *text, size_t len);
@@ -37,6 +47,8 @@ int spdkp_json_write_name(struct spdk_json_write_ctx *w, const char *name, size_
 /* module.c */
 struct spdkp_module_ops {
 	int (*init)(void);
+	/* The bdev layer begins to unregister its bdevs. */
+	void (*fini_start)(void);
 	void (*fini)(void);
 	int (*ctx_size)(void);
 	int (*destruct)(void *ctx);
@@ -131,12 +143,9 @@ int spdkp_subsystem_depend(const char *name, const char *depends_on);
 void spdkp_subsystem_init_next(int rc);
 void spdkp_subsystem_fini_next(void);
 
-/* app.c */
-/* Whether a program that was told to wait for RPCs survives a subsystem that does not start. */
-bool spdkp_failed_start_lives_on(void);
-void spdkp_app_stop(int rc);
+/* env.c */
 /* NULL and -1 mean "not said". */
-struct spdkp_app_opts {
+struct spdkp_opts {
 	const char *name;
 	const char *json_file;
 	const void *json;
@@ -155,6 +164,7 @@ struct spdkp_app_opts {
 	int mem_channels;
 	int main_core;
 	int log_level;
+	int unlink_hugepages;
 	bool has_log_level;
 	bool has_trace_entries;
 	bool pci_blocked;
@@ -163,13 +173,31 @@ struct spdkp_app_opts {
 	bool no_pci;
 	bool no_huge;
 	bool single_segments;
-	bool unlink_hugepages;
 	bool wait_for_rpc;
 	bool no_coredump;
 	bool no_signal_handlers;
 	bool no_core_locks;
 	bool interrupt_mode;
 };
+/* Once a process. */
+int spdkp_env_init(const struct spdkp_opts *o);
+void spdkp_env_fini(void);
+/* Whether the files of hugepages are to go at once. */
+bool spdkp_unlink(const struct spdkp_opts *o, int shm_id, bool no_huge);
+
+/* init.c: subsystems and the RPC server without the app framework, on the app thread. */
+/* Starts all subsystems and runs a configuration: the text, or where spdkp_app_json_in_memory() says no,
+ * the file. `done` gets 0 or a negative errno. Before 24.05 a socket beside rpc_addr serves for it. */
+void spdkp_subsystems_start(const void *json, size_t len, const char *file, const char *rpc_addr,
+			    bool stop_on_error, void (*done)(int rc, void *ctx), void *ctx);
+void spdkp_subsystems_stop(void (*done)(void *ctx), void *ctx);
+int spdkp_rpc_start(const char *addr);
+void spdkp_rpc_stop(void);
+
+/* app.c */
+/* Whether a program that was told to wait for RPCs survives a subsystem that does not start. */
+bool spdkp_failed_start_lives_on(void);
+void spdkp_app_stop(int rc);
 enum {
 	SPDKP_APP_RAN,
 	SPDKP_APP_HELP,
@@ -182,7 +210,7 @@ bool spdkp_app_json_in_memory(void);
 /* Runs the app to its end. With argc > 0 the command line goes over the options. RAN: *rc is what
  * spdk_app_start returned, and spdkp_app_fini is due. LACKS: *what needs release *needs. The PCI
  * addresses come from malloc; they are freed. */
-uint32_t spdkp_app_run(const struct spdkp_app_opts *o, int argc, char **argv, void (*start)(void *),
+uint32_t spdkp_app_run(const struct spdkp_opts *o, int argc, char **argv, void (*start)(void *),
 		  void (*shutdown)(void), void *ctx, int *rc, const char **what, const char **needs);
 void spdkp_app_fini(void);
 /* Has `ended` called once, when the bdev layer has ended. Before the app starts. */

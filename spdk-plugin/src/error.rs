@@ -62,9 +62,15 @@ pub enum Error {
         #[source]
         cause: IoError,
     },
-    /// A user's code panicked; the log has the place and the message.
-    #[error("{0} panicked")]
+    /// A user's code panicked: where, and what the panic said if that is known. The log has the place.
+    #[error("panic in {0}")]
     Panicked(String),
+    /// It was aborted, or its thread ended first.
+    #[error("{0} was cancelled")]
+    Cancelled(String),
+    /// It took longer than it was allowed to.
+    #[error("{0}")]
+    TimedOut(String),
 }
 
 impl Error {
@@ -102,6 +108,8 @@ impl Error {
             Self::Errno { errno, .. } => positive(*errno),
             Self::Io { cause, .. } => cause.errno(),
             Self::Panicked(_) => libc::EIO,
+            Self::Cancelled(_) => libc::ECANCELED,
+            Self::TimedOut(_) => libc::ETIMEDOUT,
         }
     }
 }

@@ -30,6 +30,8 @@ pub use bdev::{Bdev, BdevDesc, IoChannel};
 pub use dma::{DmaBuf, IoVec};
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
+pub use runtime::env::{SpdkEnv, SpdkEnvBuilder};
+pub use runtime::{CurrentThread, SpdkThread, Subsystems, ThreadHandle};
 pub use spdk_plugin_macros::{bdev_module, rpc, subsystem};
 pub use subsystem::Subsystem;
 

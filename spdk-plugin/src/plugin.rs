@@ -170,6 +170,10 @@ pub(crate) fn subsystem_stopped() {
 
 /// After the last stop SPDK ends its threads, some time, and tells us nothing more.
 fn stopped() {
+    if runtime::env::is_ours() {
+        // These threads are the program's own.
+        return;
+    }
     let modules = MODULES_STOPPED.load(Ordering::Acquire);
     let expected = MODULES.len() + usize::from(APP.load(Ordering::Acquire));
     if modules >= expected && SUBSYSTEMS_UP.load(Ordering::Acquire) == 0 {

@@ -30,6 +30,7 @@ use crate::module::RpcCall;
 use crate::plugin;
 use crate::runtime::home::HomeRef;
 use crate::runtime::sleep;
+use crate::runtime::subsystems::without_app;
 use crate::runtime::task::spawn;
 
 /// A subsystem. Mark the implementation with [`#[subsystem]`](crate::subsystem), which registers it.
@@ -175,7 +176,7 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Ends the program whose start has failed, where SPDK only says so to who sent `framework_start_init`.
 fn end_app(rc: i32) {
     // SAFETY: reads SPDK's state.
-    if !unsafe { sys::spdkp_failed_start_lives_on() } {
+    if without_app() || !unsafe { sys::spdkp_failed_start_lives_on() } {
         return;
     }
     let Some(home) = HomeRef::current() else { return };

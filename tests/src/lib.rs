@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,6 +23,11 @@ pub fn counting() -> PathBuf {
 /// The plugin that panics, waits and fails when told to.
 pub fn chaos() -> PathBuf {
     test_plugin("spdk-plugin-test-chaos")
+}
+
+/// The plugin whose RPC methods try out tasks, time and pollers.
+pub fn tasks() -> PathBuf {
+    test_plugin("spdk-plugin-test-tasks")
 }
 
 /// The plugin whose RPC method submits I/O to any bdev; see [`probe`].
@@ -152,6 +159,16 @@ pub fn ios(host: &Host) -> u64 {
     let list = stat.get("bdevs").unwrap_or(&stat).as_array().unwrap();
     let ops = |stat: &Value, key: &str| stat[key].as_u64().unwrap_or(0);
     list.iter().map(|stat| ops(stat, "num_read_ops") + ops(stat, "num_write_ops")).sum()
+}
+
+/// Waits until `done`, for which half a minute must do.
+#[track_caller]
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} takes too long");
+        thread::yield_now();
+    }
 }
 
 /// How a request of [`probe`] ended.

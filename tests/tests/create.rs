@@ -46,10 +46,10 @@ fn bad_creates(host: &Host, method: &str) {
     let invalid = |change: Value, text: &str| refused(but(change), INVALID_PARAMS, text);
 
     refused(good(&taken), -17, &format!("there is a bdev \"{taken}\" already"));
-    // Before 22.05 a UUID names nothing, and many may have it.
+    refused(but(json!({ "uuid": uuid })), -17, uuid);
+    // From 22.05 on a UUID is a name, too.
     if at_least(22, 5) {
         refused(but(json!({ "name": uuid })), -17, "already");
-        refused(but(json!({ "uuid": uuid })), -17, uuid);
     }
     invalid(json!({ "name": "" }), "a name of 0 bytes");
     invalid(json!({ "name": "a\nb" }), "control character");

@@ -2,20 +2,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Bdevperf, Heap, bdevs, chaos, counting, errors, ios, rounds, spdk};
+use spdk_plugin_tests::{Bdevperf, Heap, bdevs, chaos, counting, errors, ios, rounds, spdk, until};
 
 const DEPTH: u32 = 128;
-
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what} does not come");
-        std::thread::yield_now();
-    }
-}
 
 /// Rounds in one process. bdevperf makes threads in each and keeps them, and 20.07 crashes when it has too many.
 const PER_PROCESS: u32 = 50;
@@ -48,7 +39,7 @@ fn delete_in_one_process(plugin: &Path, module: &str, extra: &Value, threads: us
     for round in 0..rounds {
         let _: String = server.host().call(&create, &params).unwrap();
         let running = server.start().unwrap();
-        wait("I/O", || ios(server.host()) > u64::from(2 * DEPTH));
+        until("I/O", || ios(server.host()) > u64::from(2 * DEPTH));
         assert!(server.host().call::<bool>(&delete, json!({ "name": "victim" })).unwrap());
         let perf = running.finish().unwrap();
         assert!(

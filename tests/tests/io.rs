@@ -122,6 +122,27 @@ fn ram_copies() {
     host.shutdown().unwrap();
 }
 
+/// What was cut off is not there when it comes back.
+#[test]
+fn ram_forgets_what_it_lost() {
+    let mut host = ram();
+    let resize = |blocks: u64| {
+        let params = json!({ "name": "ram", "num_blocks": blocks });
+        assert!(host.call::<bool>("bdev_ram_resize", params).unwrap());
+    };
+    done(&host, op("write", 32768 - 64, 64, 9));
+    resize(32768 - 32);
+    reads(&host, 32768 - 64, 32, 9);
+    assert_eq!(one(&host, "ram", op("read", 32768 - 32, 8, 0)).refused, Some(22));
+    resize(40000);
+    reads(&host, 32768 - 64, 32, 9);
+    reads(&host, 32768 - 32, 32, 0);
+    reads(&host, 32768, 64, 0);
+    done(&host, op("write", 39936, 64, 4));
+    reads(&host, 39936, 64, 4);
+    host.shutdown().unwrap();
+}
+
 #[test]
 fn ranges_beyond_the_end_are_refused() {
     let mut host = ram();

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Bdevperf, Config, Program, bdevs, in_every_program, ios, spdk};
+use spdk_plugin_tests::{Bdevperf, Config, Program, bdevs, in_every_program, ios, spdk, until};
 
 const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
 
@@ -50,9 +50,7 @@ fn the_disk_is_deleted() {
     let (mut host, perf) = serve(Program::SpdkTgt);
     let perf = perf.args(["-f"]).seconds(3).serve().unwrap();
     let running = perf.start().unwrap();
-    while ios(&host) < 1000 {
-        std::thread::yield_now();
-    }
+    until("I/O", || ios(&host) > 1000);
     assert!(host.call::<bool>("bdev_ram_delete", json!({ "name": "disk" })).unwrap());
     assert!(bdevs(&host).is_empty());
     // What becomes of the initiator is its own affair.

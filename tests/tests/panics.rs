@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use spdk_plugin_tests::{
     Bdevio, Bdevperf, Config, Host, assert_logged, at_least, bdev, bdevs, chaos, probe, prober,
-    spdk,
+    spdk, until,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -257,9 +257,7 @@ fn calls_on_channels() {
     // There is no channel yet.
     assert!(call("slow").unwrap());
     let running = server.start().unwrap();
-    while !server.host().log().contains("Running I/O") {
-        std::thread::yield_now();
-    }
+    until("the start", || server.host().log().contains("Running I/O"));
     let error = call("slow").unwrap_err();
     assert_eq!(error.code(), Some(-32603), "{error}");
     assert_eq!(call("none").unwrap_err().code(), Some(-19));

@@ -1,10 +1,9 @@
 //! Pollers tell honestly whether they had something to do, and go with their owner.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use spdk_plugin_tests::{Host, chaos, modules, spdk};
+use spdk_plugin_tests::{Host, chaos, modules, spdk, until};
 
 /// A poller as `thread_get_pollers` shows it.
 #[derive(Debug)]
@@ -34,15 +33,12 @@ fn pollers(host: &Host) -> Vec<Poller> {
 
 /// Waits until the one poller has run so often.
 fn the_one(host: &Host, runs: u64) -> Poller {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let mut found = pollers(host);
-        assert!(Instant::now() < deadline, "{found:?}\n{}", host.log());
-        if found.len() == 1 && found[0].runs >= runs {
-            return found.remove(0);
-        }
-        thread::yield_now();
-    }
+    let mut found = pollers(host);
+    until("the poller", || {
+        found = pollers(host);
+        found.len() == 1 && found[0].runs >= runs
+    });
+    found.remove(0)
 }
 
 fn target() -> Host {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::cell::{FRAME, IoCell, Record, complete};
+use super::cell::{Frames, IoCell, Record, complete_all};
 use super::device::{Device, DeviceCore};
 use super::io::{self, BdevIo};
-use super::slab::Slab;
+use super::kind::IoKind;
 use super::status::IoError;
 use super::{Bdev, handlers};
 use crate::error::{Error, Result};
@@ -24,22 +24,23 @@ use crate::runtime::on_app;
 pub(crate) struct ChannelCore {
     home: HomeRef,
     device: *const DeviceCore,
-    /// Requests that are with us, and how many of them are resets.
+    /// Requests that are with us, [`AWAITED`] with it, and how many of them are resets.
     inflight: Cell<u32>,
     resets: Cell<u32>,
     /// SPDK has destroyed the channel; we go with the last request.
     closed: Cell<bool>,
     /// A reset that waits here for all other requests to end.
     quiet: Cell<*mut sys::spdk_io_channel_iter>,
-    /// Someone waits for requests to end: `closed` or `quiet` is set.
-    awaited: Cell<bool>,
     free: unsafe fn(*const ChannelCore),
     serve: unsafe fn(*const ChannelCore, *mut sys::spdk_bdev_io),
     /// The bits of an address that the device wants to be 0.
     align_mask: usize,
     pub(crate) pending: Pending,
-    pub(crate) slab: Slab,
+    pub(crate) frames: Frames,
 }
+
+/// Someone waits for requests to end: `closed` or `quiet` is set.
+const AWAITED: u32 = 1 << 31;
 
 /// A module's channel on one thread.
 #[repr(C)]
@@ -69,9 +70,9 @@ impl Pending {
 
     /// Takes a cell from the list that it is on.
     pub(crate) fn remove(&self, cell: &IoCell) {
+        let (prev, next) = cell.neighbours();
         // SAFETY: it is on the list, and so are its neighbours, which are alive for that.
         unsafe {
-            let (prev, next) = cell.neighbours();
             match prev.as_ref() {
                 Some(prev) => prev.set_next(next),
                 None => self.first.set(next),
@@ -89,8 +90,7 @@ impl Pending {
         std::iter::from_fn(move || {
             // SAFETY: a listed cell is alive.
             let cell = unsafe { at.as_ref()? };
-            // SAFETY: it is on the list.
-            at = unsafe { cell.neighbours().1 };
+            at = cell.neighbours().1;
             Some(cell)
         })
     }
@@ -106,9 +106,23 @@ impl ChannelCore {
         unsafe { &*self.device }
     }
 
+    fn inflight(&self) -> u32 {
+        self.inflight.get() & !AWAITED
+    }
+
     #[inline]
     pub(crate) fn request_started(&self) {
         self.inflight.set(self.inflight.get() + 1);
+    }
+
+    /// Counts a request and runs what begins to serve it.
+    #[inline(always)]
+    fn run(&self, body: impl FnOnce()) {
+        self.request_started();
+        let home = self.home();
+        home.begin();
+        body();
+        home.end();
     }
 
     pub(crate) fn reset_started(&self) {
@@ -129,7 +143,7 @@ impl ChannelCore {
         let channel = unsafe { &*this };
         let left = channel.inflight.get() - 1;
         channel.inflight.set(left);
-        if channel.awaited.get() {
+        if left & AWAITED != 0 {
             // SAFETY: says the caller.
             unsafe { Self::tell_awaiting(this) };
         }
@@ -142,7 +156,7 @@ impl ChannelCore {
         // SAFETY: not freed yet, says the caller.
         let channel = unsafe { &*this };
         channel.tell_quiet();
-        if channel.inflight.get() == 0 && channel.closed.get() {
+        if channel.inflight() == 0 && channel.closed.get() {
             // SAFETY: SPDK has let go of it, and that was its last request.
             unsafe { (channel.free)(this) };
         }
@@ -151,7 +165,7 @@ impl ChannelCore {
     /// Whether a request that lacks memory is ours to try again: before 24.01 the bdev layer does so when
     /// another request of the channel ends, and there is none.
     pub(crate) fn must_retry(&self) -> bool {
-        self.inflight.get() == 1 && sys::VERSION_MAJOR < 24
+        self.inflight() == 1 && sys::VERSION_MAJOR < 24
     }
 
     /// Serves a request from the start.
@@ -178,15 +192,17 @@ impl ChannelCore {
     fn quiesce(&self, iter: *mut sys::spdk_io_channel_iter) {
         self.cancel_all();
         self.quiet.set(iter);
-        self.awaited.set(true);
+        self.inflight.set(self.inflight.get() | AWAITED);
         self.tell_quiet();
     }
 
     fn tell_quiet(&self) {
-        if self.inflight.get() > self.resets.get() {
+        if self.inflight() > self.resets.get() {
             return;
         }
-        self.awaited.set(self.closed.get());
+        if !self.closed.get() {
+            self.inflight.set(self.inflight());
+        }
         let iter = self.quiet.replace(ptr::null_mut());
         if !iter.is_null() {
             // SAFETY: the iteration stands at this channel until it is told to go on, once.
@@ -267,11 +283,14 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
             }
             Err(_) => return -libc::EIO,
         };
-        let Some(slab) = Slab::new(FRAME + handlers::largest::<B>()) else {
+        let Some(frames) = Frames::new(handlers::largest::<B>()) else {
             drop_caught("a channel's state", user);
             return -libc::ENOMEM;
         };
-        home.start_batches(complete);
+        if !home.start_batches(complete_all) {
+            drop_caught("a channel's state", user);
+            return -libc::ENOMEM;
+        }
         device.core.pin();
         let channel = Box::new(Channel {
             core: ChannelCore {
@@ -281,16 +300,16 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
                 resets: Cell::new(0),
                 closed: Cell::new(false),
                 quiet: Cell::new(ptr::null_mut()),
-                awaited: Cell::new(false),
                 free: free::<B>,
                 serve: serve::<B>,
                 align_mask: device.core.align_mask,
                 pending: Pending { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) },
-                slab,
+                frames,
             },
             device,
             user,
         });
+        channel.core.frames.heat(&channel.core);
         // SAFETY: SPDK gave us room for one pointer there.
         unsafe { ctx.cast::<*const Channel<B>>().write(Box::into_raw(channel)) };
         0
@@ -303,8 +322,8 @@ pub(crate) unsafe extern "C" fn destroy<B: Bdev>(_io_device: *mut c_void, ctx: *
     let channel: &ChannelCore = unsafe { &*ctx.cast::<*const ChannelCore>().read() };
     channel.home().enter(|| {
         channel.closed.set(true);
-        channel.awaited.set(true);
-        if channel.inflight.get() == 0 {
+        channel.inflight.set(channel.inflight.get() | AWAITED);
+        if channel.inflight() == 0 {
             // SAFETY: SPDK has let go of it, and no request is left.
             unsafe { free::<B>(channel) };
             return;
@@ -320,25 +339,55 @@ unsafe fn free<B: Bdev>(channel: *const ChannelCore) {
     let channel = unsafe { Box::from_raw(channel.cast_mut().cast::<Channel<B>>()) };
     let Channel { core, device, user } = *channel;
     drop_caught("a channel's state", user);
+    core.frames.detach(core.home.get());
     core.home.stop_batches();
     drop(core);
     device.core.unpin();
     drop_caught("a bdev's state", device);
 }
 
-/// The bdev layer's call for a new request.
-///
-/// A read without a buffer gets it before anything of ours lies in the request: one that waits for
-/// its buffer is aborted or reset by the bdev layer itself, which before 25.09 does not tell us.
+/// The bdev layer's call for a new request. Reads and writes that have all they need go by a way without
+/// detours.
 pub(crate) unsafe extern "C" fn submit<B: Bdev>(
     channel: *mut sys::spdk_io_channel,
     io: *mut sys::spdk_bdev_io,
 ) {
-    // SAFETY: the request was just submitted, on the channel's thread.
+    // SAFETY: the request was just submitted, on the channel's thread. The core is the first field of a
+    // `Channel<B>`, which with its bdev outlives the request.
     unsafe {
-        let channel = core_of(channel);
-        match io::missing_buffer(io, channel.align_mask) {
-            None => serve::<B>(channel, io),
+        let channel = channel_of::<B>(channel);
+        let (core, bdev, user) = (&channel.core, &channel.device.user, &channel.user);
+        let kind = BdevIo::kind_of(io);
+        if kind == IoKind::Read as u8 && B::OVERRIDES.kinds.contains(IoKind::Read) {
+            if io::has_buffers(io, channel.device.core.screen())
+                && let Some(cell) = core.frames.hot(io)
+            {
+                return core.run(|| cell.start(core, || bdev.read(user, BdevIo::new(cell))));
+            }
+        } else if kind == IoKind::Write as u8
+            && B::OVERRIDES.kinds.contains(IoKind::Write)
+            && io::has_buffers(io, channel.device.core.screen())
+            && let Some(cell) = core.frames.hot(io)
+        {
+            return core.run(|| cell.start(core, || bdev.write(user, BdevIo::new(cell))));
+        }
+        submit_any(channel, io);
+    }
+}
+
+/// Serves a request of any kind, once it has its buffers.
+///
+/// A read without a buffer gets it before anything of ours lies in the request: one that waits for
+/// its buffer is aborted or reset by the bdev layer itself, which before 25.09 does not tell us.
+///
+/// # Safety
+/// The request was just submitted to the channel, on whose thread we are.
+#[inline(never)]
+unsafe fn submit_any<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
+    // SAFETY: says the caller.
+    unsafe {
+        match io::missing_buffer(io, channel.core().align_mask) {
+            None => serve::<B>(channel.core(), io),
             Some(len) => sys::spdk_bdev_io_get_buf(io, Some(got_buffer::<B>), len),
         }
     }
@@ -358,7 +407,7 @@ unsafe extern "C" fn got_buffer<B: Bdev>(
         } else {
             // There is none so large, or the request is being aborted.
             channel.request_started();
-            Record::end_in_submit(io, channel, Err(IoError::Failed));
+            Record::end_in_submit(io, channel, Some(Err(IoError::Failed)));
         }
     }
 }
@@ -366,19 +415,16 @@ unsafe extern "C" fn got_buffer<B: Bdev>(
 /// # Safety
 /// The core is a `Channel<B>`'s. The request is with us, has its buffers, and nothing of ours is in it;
 /// we are on its thread.
-#[inline]
 unsafe fn serve<B: Bdev>(core: *const ChannelCore, io: *mut sys::spdk_bdev_io) {
     // SAFETY: the core is the channel's first field; requests come before the channel is destroyed.
     let channel = unsafe { &*core.cast::<Channel<B>>() };
-    let core = channel.core();
-    core.request_started();
     // SAFETY: the request is with us, and the channel counts it.
-    core.home().enter(|| unsafe { handlers::submit(channel, io) });
+    channel.core().run(|| unsafe { handlers::submit(channel, io) });
 }
 
 impl IoCell {
     pub(crate) fn is_reset(&self) -> bool {
-        BdevIo::new(self).raw_kind() == super::kind::IoKind::Reset as u8
+        BdevIo::new(self).raw_kind() == IoKind::Reset as u8
     }
 }
 

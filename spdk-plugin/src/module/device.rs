@@ -10,7 +10,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_channel::oneshot;
@@ -34,6 +34,7 @@ pub(crate) struct DeviceCore {
     /// SPDK's struct, null when it is gone. App thread only.
     raw: AtomicPtr<sys::spdk_bdev>,
     poisoned: AtomicBool,
+    screen: AtomicUsize,
     /// What it serves.
     pub(crate) kinds: IoKinds,
     /// The bits of a buffer's address that must be 0.
@@ -68,9 +69,17 @@ impl DeviceCore {
         self.poisoned.load(Ordering::Relaxed)
     }
 
+    /// The bits that no buffer's address may have in a request that goes the short way: those that the
+    /// alignment forbids, and all of them once poisoned.
+    #[inline]
+    pub(crate) fn screen(&self) -> usize {
+        self.screen.load(Ordering::Relaxed)
+    }
+
     /// A handler has panicked: what it left behind cannot be trusted.
     #[cold]
     pub(crate) fn poison(&self) {
+        self.screen.store(usize::MAX, Ordering::Relaxed);
         if !self.poisoned.swap(true, Ordering::Relaxed) {
             log::error!("bdev {}: a handler panicked, so all further I/O fails", self.name);
         }
@@ -114,6 +123,7 @@ impl<B: Bdev> Device<B> {
             num_blocks: AtomicU64::new(num_blocks),
             raw: AtomicPtr::new(ptr::null_mut()),
             poisoned: AtomicBool::new(false),
+            screen: AtomicUsize::new(alignment - 1),
             kinds: handlers::kinds(&user),
             align_mask: alignment - 1,
             gone: AtomicBool::new(false),

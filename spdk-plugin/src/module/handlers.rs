@@ -60,7 +60,7 @@ macro_rules! handlers {
             cell: &IoCell,
             kind: IoKind,
         ) {
-            let bdev = &channel.device.user;
+            let (core, bdev) = (channel.core(), &channel.device.user);
             let io = || BdevIo::new(cell);
             // SAFETY: each arm ends the function, so a cell is started once; the bdev and the channel
             // outlive their requests.
@@ -68,13 +68,13 @@ macro_rules! handlers {
                 match kind {
                     IoKind::Zcopy if B::OVERRIDES.kinds.contains(IoKind::Zcopy) => {
                         if is_zcopy_start(cell) {
-                            cell.start(|| bdev.zcopy_start(&channel.user, io()))
+                            cell.start(core, || bdev.zcopy_start(&channel.user, io()))
                         } else {
-                            cell.start(|| bdev.zcopy_end(&channel.user, io()))
+                            cell.start(core, || bdev.zcopy_end(&channel.user, io()))
                         }
                     }
                     $(IoKind::$kind if B::OVERRIDES.kinds.contains(IoKind::$kind) => {
-                        cell.start(|| bdev.$method(&channel.user, io()))
+                        cell.start(core, || bdev.$method(&channel.user, io()))
                     })*
                     _ => rest(channel, cell, kind),
                 }
@@ -101,11 +101,11 @@ handlers! {
 
 /// What has no method of its own in this module.
 unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
-    let bdev = &channel.device.user;
+    let (core, bdev) = (channel.core(), &channel.device.user);
     // SAFETY: as in `dispatch`.
     unsafe {
         if B::OVERRIDES.submit && channel.device.core.kinds.contains(kind) {
-            cell.start(|| bdev.submit(&channel.user, BdevIo::new(cell)));
+            cell.start(core, || bdev.submit(&channel.user, BdevIo::new(cell)));
         } else {
             our_own(channel, cell, kind);
         }
@@ -114,12 +114,13 @@ unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
 
 /// What the crate does without the module.
 unsafe fn our_own<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
+    let core = channel.core();
     // SAFETY: as in `dispatch`.
     unsafe {
         match kind {
-            IoKind::Reset => cell.start(|| reset(channel, cell)),
-            IoKind::Abort => cell.start(|| ready(abort(channel, cell))),
-            _ => cell.start(|| ready(Err(IoError::Failed))),
+            IoKind::Reset => cell.start(core, || reset(channel, cell)),
+            IoKind::Abort => cell.start(core, || ready(abort(channel, cell))),
+            _ => cell.start(core, || ready(Err(IoError::Failed))),
         }
     }
 }
@@ -128,34 +129,7 @@ unsafe fn our_own<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
 ///
 /// # Safety
 /// The request was just submitted to the channel, which counts it and on whose thread we are.
-#[inline]
 pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
-    let (core, bdev) = (channel.core(), &channel.device.user);
-    // SAFETY: says the caller; a cell is started once, and the bdev and the channel outlive it.
-    unsafe {
-        // Reads and writes go by a way without detours.
-        let kind = BdevIo::kind_of(io);
-        let is = |hot: IoKind| kind == hot as u8 && B::OVERRIDES.kinds.contains(hot);
-        let (read, write) = (is(IoKind::Read), is(IoKind::Write));
-        if (read || write)
-            && !core.device().is_poisoned()
-            && let Some(cell) = IoCell::new(io, core, None)
-        {
-            if read {
-                cell.start(|| bdev.read(&channel.user, BdevIo::new(cell)));
-            } else {
-                cell.start(|| bdev.write(&channel.user, BdevIo::new(cell)));
-            }
-        } else {
-            submit_any(channel, io);
-        }
-    }
-}
-
-/// # Safety
-/// As for [`submit`].
-#[inline(never)]
-unsafe fn submit_any<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
     let core = channel.core();
     // SAFETY: says the caller.
     unsafe {
@@ -169,10 +143,10 @@ unsafe fn submit_any<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) 
             }
             (Some(kind), Some(cell)) => return dispatch(channel, cell, kind),
             (Some(_), None) => IoError::NoMemory,
-            (None, Some(cell)) => return cell.start(|| ready(Err(IoError::Failed))),
+            (None, Some(cell)) => return cell.start(core, || ready(Err(IoError::Failed))),
             (None, None) => IoError::Failed,
         };
-        Record::end_in_submit(io, core, Err(outcome));
+        Record::end_in_submit(io, core, Some(Err(outcome)));
     }
 }
 

@@ -399,17 +399,33 @@ unsafe fn field<T: Copy>(io: *mut sys::spdk_bdev_io, offset: u32) -> T {
     unsafe { io.cast::<u8>().wrapping_add(offset as usize).cast::<T>().read() }
 }
 
+/// Whether it shows at first sight that a read or a write has its buffers as the device wants them: its
+/// addresses have no bit of `screen`.
+///
+/// # Safety
+/// The request is a read or a write that is with us.
+#[inline]
+pub(crate) unsafe fn has_buffers(io: *mut sys::spdk_bdev_io, screen: usize) -> bool {
+    // SAFETY: the shim's layout says what lies where; a read and a write have their vectors in `u.bdev`,
+    // one at least.
+    unsafe {
+        let iovs: *const sys::iovec = field(io, sys::SPDKP_IO_IOVS);
+        let base = (*iovs).iov_base.addr();
+        base != 0
+            && (screen == 0 || (base & screen == 0 && field::<i32>(io, sys::SPDKP_IO_IOVCNT) == 1))
+    }
+}
+
 /// The length in bytes of the buffer that the bdev layer must provide: for a read that came without one,
 /// and for data that lie at other addresses than multiples of `align_mask + 1`.
 ///
 /// # Safety
 /// The request is with us.
-#[inline]
 pub(crate) unsafe fn missing_buffer(io: *mut sys::spdk_bdev_io, align_mask: usize) -> Option<u64> {
     // SAFETY: the shim's layout says what lies where; a read and a write have their vectors in `u.bdev`,
     // one at least.
     unsafe {
-        let kind: u8 = field(io, sys::SPDKP_IO_TYPE);
+        let kind = BdevIo::kind_of(io);
         let iovs: *const sys::iovec = field(io, sys::SPDKP_IO_IOVS);
         let missing = match kind {
             _ if kind == IoKind::Read as u8 => iovs.is_null() || (*iovs).iov_base.is_null(),

@@ -13,6 +13,7 @@ use crate::guard::{catch, drop_caught};
 use crate::json;
 use crate::plugin;
 use crate::runtime::home::HomeRef;
+use crate::runtime::task;
 
 /// A module's name and its place in SPDK's table.
 /// [`#[bdev_module]`](crate::bdev_module) implements it.
@@ -70,6 +71,7 @@ impl ModuleEntry {
 pub(crate) fn register_module<B: Bdev>() -> bool {
     let ops = sys::spdkp_module_ops {
         init: Some(init),
+        fini_start: Some(fini_start),
         fini: Some(fini),
         ctx_size: Some(ctx_size),
         destruct: Some(destruct),
@@ -88,6 +90,10 @@ pub(crate) fn register_module<B: Bdev>() -> bool {
 unsafe extern "C" fn init() -> i32 {
     plugin::started();
     0
+}
+
+unsafe extern "C" fn fini_start() {
+    task::bdevs_stop();
 }
 
 unsafe extern "C" fn fini() {

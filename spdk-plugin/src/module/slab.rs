@@ -4,11 +4,6 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// Requests of a channel that can wait at once. The bdev layer retries what finds the slab full.
-const PLACES: usize = 1024;
-/// More places, for those who come to free the others.
-const RESERVE: usize = 8;
-
 /// Places of one size, all in one block: the freed ones in a list through themselves, the last one first,
 /// and behind them those that were never used.
 pub(crate) struct Slab {
@@ -18,36 +13,18 @@ pub(crate) struct Slab {
     free: Cell<*mut u8>,
     /// Bytes of the block that were used once.
     used: Cell<usize>,
-    /// Free places of the reserve, which lies at the end of the block, and where it begins.
-    reserve: Cell<*mut u8>,
-    reserve_start: *mut u8,
 }
 
 impl Slab {
     /// A slab of places of `size` bytes, aligned to a cache line. `None`: no memory.
-    pub(crate) fn new(size: usize) -> Option<Self> {
-        let size = size.next_multiple_of(64);
-        let layout =
-            Layout::from_size_align(size * (PLACES + RESERVE), 64).ok().filter(|l| l.size() > 0)?;
+    pub(crate) fn new(size: usize, places: usize) -> Option<Self> {
+        let place = size.next_multiple_of(64);
+        let layout = Layout::from_size_align(place * places, 64).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout is not empty.
         let block = NonNull::new(unsafe { alloc(layout) })?;
         // Frames are found again from what lies in them.
         let _ = block.expose_provenance();
-        let none = || Cell::new(ptr::null_mut());
-        let reserve_start = block.as_ptr().wrapping_add(PLACES * size);
-        let slab = Self {
-            block,
-            layout,
-            place: size,
-            free: none(),
-            used: Cell::new(0),
-            reserve: none(),
-            reserve_start,
-        };
-        for i in 0..RESERVE {
-            slab.give(NonNull::new(reserve_start.wrapping_add(i * size))?);
-        }
-        Some(slab)
+        Some(Self { block, layout, place, free: Cell::new(ptr::null_mut()), used: Cell::new(0) })
     }
 
     /// The size of a place in bytes.
@@ -55,40 +32,38 @@ impl Slab {
         self.place
     }
 
-    /// A free place.
+    /// The place that was freed last. Its first word is not as it was left.
     #[inline]
     pub(crate) fn take(&self) -> Option<NonNull<u8>> {
-        let Some(place) = NonNull::new(self.free.get()) else { return self.fresh() };
+        let place = NonNull::new(self.free.get())?;
         // SAFETY: a free place holds the address of the next one, which `give` put there.
         self.free.set(unsafe { place.cast::<*mut u8>().read() });
         Some(place)
     }
 
+    /// A place that was never used.
     #[cold]
-    fn fresh(&self) -> Option<NonNull<u8>> {
+    pub(crate) fn fresh(&self) -> Option<NonNull<u8>> {
         let at = self.used.get();
-        if at == PLACES * self.place() {
+        if at == self.layout.size() {
             return None;
         }
-        self.used.set(at + self.place());
+        self.used.set(at + self.place);
         NonNull::new(self.block.as_ptr().wrapping_add(at))
     }
 
-    /// Takes back a place that came from this slab.
+    /// Takes back a place that came from this slab. What lies in it beyond the first word stays.
     #[inline]
     pub(crate) fn give(&self, place: NonNull<u8>) {
-        let list = if place.as_ptr() >= self.reserve_start { &self.reserve } else { &self.free };
-        // SAFETY: the place is one of ours, of 64 bytes or more, and what it held is gone.
-        unsafe { place.cast::<*mut u8>().write(list.get()) };
-        list.set(place.as_ptr());
+        // SAFETY: the place is one of ours, of 64 bytes or more.
+        unsafe { place.cast::<*mut u8>().write(self.free.get()) };
+        self.free.set(place.as_ptr());
     }
 
-    /// A free place of the reserve.
-    pub(crate) fn take_reserve(&self) -> Option<NonNull<u8>> {
-        let place = NonNull::new(self.reserve.get())?;
-        // SAFETY: as in `take`.
-        self.reserve.set(unsafe { place.cast::<*mut u8>().read() });
-        Some(place)
+    /// All places that were ever used.
+    pub(crate) fn used(&self) -> impl Iterator<Item = NonNull<u8>> {
+        let places = (0..self.used.get()).step_by(self.place);
+        places.filter_map(|at| NonNull::new(self.block.as_ptr().wrapping_add(at)))
     }
 }
 
@@ -106,28 +81,20 @@ mod tests {
 
     #[test]
     fn places_are_distinct_and_run_out() {
-        let slab = Slab::new(24).unwrap();
+        let slab = Slab::new(24, 100).unwrap();
         let mut places: Vec<usize> =
-            std::iter::from_fn(|| slab.take()).map(|p| p.addr().get()).collect();
-        assert_eq!(places.len(), super::PLACES);
+            std::iter::from_fn(|| slab.fresh()).map(|p| p.addr().get()).collect();
+        assert_eq!(places.len(), 100);
+        assert!(slab.used().map(|p| p.addr().get()).eq(places.iter().copied()));
         places.sort_unstable();
         assert!(places.windows(2).all(|w| w[1] - w[0] >= 24));
     }
 
     #[test]
-    fn the_reserve_is_apart() {
-        let slab = Slab::new(64).unwrap();
-        while slab.take().is_some() {}
-        let place = slab.take_reserve().unwrap();
-        slab.give(place);
-        assert!(slab.take().is_none());
-        assert_eq!(slab.take_reserve(), Some(place));
-    }
-
-    #[test]
     fn the_last_one_freed_is_the_next_one_taken() {
-        let slab = Slab::new(100).unwrap();
-        let (first, second) = (slab.take().unwrap(), slab.take().unwrap());
+        let slab = Slab::new(100, 2).unwrap();
+        let (first, second) = (slab.fresh().unwrap(), slab.fresh().unwrap());
+        assert_eq!(slab.take(), None);
         slab.give(second);
         slab.give(first);
         assert_eq!(slab.take(), Some(first));

@@ -1,9 +1,119 @@
 //! SPDK's environment (`spdk/env.h`): memory, cores and PCI, once a process.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use spdk_plugin_sys as sys;
+
+use super::options::{Options, env_setters};
 use crate::error::{Error, Result};
+use crate::guard::install_hook;
+
+/// SPDK's environment in a program that has its own main loop, and so no [`SpdkApp`](crate::SpdkApp):
+/// DMA memory, cores and PCI devices. With it a program makes [threads](crate::SpdkThread).
+///
+/// It lasts until the guard and every [`SpdkThread`](crate::SpdkThread) and all DMA memory are gone.
+/// DPDK comes up once a process: a second one is an error, also when the first has gone.
+///
+/// ```no_run
+/// use spdk_plugin::{SpdkEnv, SpdkThread};
+///
+/// # fn main() -> spdk_plugin::Result<()> {
+/// let env = SpdkEnv::builder().name("copy").core_mask("0x1").no_pci(true).init()?;
+/// let thread = SpdkThread::current("main")?;
+/// thread.block_on(async { println!("on an SPDK thread") })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the environment ends with the guard"]
+pub struct SpdkEnv {
+    share: Option<Share>,
+}
+
+impl SpdkEnv {
+    /// Brings the environment up with SPDK's defaults (`spdk_env_init`): core 0, all hugepages.
+    ///
+    /// # Errors
+    /// As for [`SpdkEnvBuilder::init`].
+    pub fn init() -> Result<Self> {
+        Self::builder().init()
+    }
+
+    /// Describes an environment.
+    pub fn builder() -> SpdkEnvBuilder {
+        SpdkEnvBuilder::default()
+    }
+}
+
+impl Drop for SpdkEnv {
+    fn drop(&mut self) {
+        if let Some(share) = self.share.take() {
+            end_with(share, || {
+                // SAFETY: nothing of the environment is in use: each thing has a share in it.
+                unsafe { sys::spdkp_env_fini() }
+            });
+        }
+    }
+}
+
+/// Describes an [`SpdkEnv`]. What is not said is SPDK's own default.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a description starts nothing"]
+pub struct SpdkEnvBuilder {
+    options: Options,
+}
+
+impl SpdkEnvBuilder {
+    /// The program's name in DPDK's messages. `spdk_plugin` by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// The cores that DPDK knows, as a mask (`0x3`) or a list (`[0,1]`). The calling thread is bound to
+    /// the first of them; on the others DPDK starts threads of its own, which wait.
+    pub fn core_mask(mut self, mask: impl Into<String>) -> Self {
+        self.options.reactor_mask = Some(mask.into());
+        self
+    }
+
+    /// Runs in ordinary memory: slower to start, and no DMA of real devices. Say how much with
+    /// [`mem_size_mb`](Self::mem_size_mb).
+    pub fn no_huge(mut self, no_huge: bool) -> Self {
+        self.options.no_huge = no_huge;
+        self
+    }
+
+    env_setters!();
+
+    /// Brings the environment up.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the process has had one, or runs under an SPDK program;
+    /// [`Error::Invalid`] for options that cannot be; [`Error::Errno`] when SPDK or DPDK refuses, which
+    /// they explain on standard error.
+    pub fn init(self) -> Result<SpdkEnv> {
+        let raw = self.options.raw(None)?;
+        let share = claim()?;
+        install_hook();
+        // SAFETY: the options hold strings that live for ever.
+        match unsafe { sys::spdkp_env_init(&raw const raw.opts) } {
+            0 => {
+                OURS.store(true, Ordering::Release);
+                Ok(SpdkEnv { share: Some(share) })
+            }
+            rc => Err(Error::from_rc("SPDK's environment did not come up", rc)),
+        }
+    }
+}
+
+/// Whether the environment is a [`SpdkEnv`], in which SPDK's threads are the program's own.
+pub(crate) fn is_ours() -> bool {
+    OURS.load(Ordering::Acquire)
+}
+
+static OURS: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has had an environment of ours.
 static CLAIMED: AtomicBool = AtomicBool::new(false);
@@ -28,7 +138,7 @@ impl Drop for Share {
         if SHARES.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let end = END.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let end = END.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(end) = end {
             end();
         }
@@ -38,7 +148,7 @@ impl Drop for Share {
 /// Makes the caller the one that brings the environment up.
 pub(crate) fn claim() -> Result<Share> {
     // SAFETY: counts cores; without an environment there are none.
-    let up = unsafe { spdk_plugin_sys::spdk_env_get_core_count() } != 0;
+    let up = unsafe { sys::spdk_env_get_core_count() } != 0;
     if CLAIMED.swap(true, Ordering::AcqRel) || up {
         return Err(Error::Exists(
             "this process has had its SPDK environment: DPDK comes up once a process".into(),
@@ -49,6 +159,6 @@ pub(crate) fn claim() -> Result<Share> {
 
 /// Ends the environment by `end`, when all memory that came from it is back.
 pub(crate) fn end_with(share: Share, end: fn()) {
-    *END.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(end);
+    *END.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
     drop(share);
 }

@@ -1,7 +1,7 @@
 //! Pollers: functions that an SPDK thread calls again and again. Stands on `spdk/thread.h`.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -14,11 +14,9 @@ use std::time::Duration;
 use spdk_plugin_sys as sys;
 
 use super::home::HomeRef;
+use super::time::LONGEST;
 use crate::error::{Error, Result};
-use crate::guard::{catch, drop_caught};
-
-/// The longest period. SPDK counts in ticks, of which an `u64` holds some centuries.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use crate::guard::{catch, catch_message, drop_caught};
 
 /// What a poller found.
 ///
@@ -48,10 +46,13 @@ pub enum PollStatus {
 /// use spdk_plugin::runtime::{PollStatus, Poller};
 ///
 /// # fn queue_len() -> usize { 0 }
-/// let poller = Poller::every(Duration::from_millis(10), || match queue_len() {
-///     0 => PollStatus::Idle,
-///     _ => PollStatus::Busy,
+/// let poller = Poller::builder().name("queue").period(Duration::from_millis(10)).register(|| {
+///     match queue_len() {
+///         0 => PollStatus::Idle,
+///         _ => PollStatus::Busy,
+///     }
 /// })?;
+/// poller.pause()?;
 /// # Ok::<(), spdk_plugin::Error>(())
 /// ```
 #[must_use = "dropping a poller unregisters it"]
@@ -63,53 +64,179 @@ pub struct Poller {
 struct State {
     raw: Cell<*mut sys::spdk_poller>,
     home: HomeRef,
+    paused: Cell<bool>,
     /// `None` once the function has panicked.
     function: RefCell<Option<Box<dyn FnMut() -> PollStatus>>>,
+    mode: RefCell<Option<ModeFn>>,
 }
 
-impl Poller {
-    /// Calls `function` on every turn of the current thread.
-    ///
-    /// # Errors
-    /// [`Error::WrongThread`] when the current thread is not one of SPDK's, [`Error::NoMemory`].
-    pub fn busy(function: impl FnMut() -> PollStatus + 'static) -> Result<Self> {
-        Self::register(Duration::ZERO, Box::new(function))
+type ModeFn = Box<dyn FnMut(bool)>;
+
+/// How a [`Poller`] is to be called; see [`Poller::builder`].
+#[derive(Default)]
+#[must_use = "a builder does nothing until `register`"]
+pub struct PollerBuilder {
+    name: Option<String>,
+    period: Duration,
+    mode: Option<ModeFn>,
+}
+
+impl PollerBuilder {
+    /// Its name in `thread_get_pollers` and in SPDK's traces. SPDK cuts it where it has no more room.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
-    /// Calls `function` once a `period`, which counts in microseconds; below one it is
-    /// [`busy`](Self::busy), and ten years are the most.
-    ///
-    /// # Errors
-    /// As for [`busy`](Self::busy).
-    pub fn every(period: Duration, function: impl FnMut() -> PollStatus + 'static) -> Result<Self> {
-        Self::register(period, Box::new(function))
+    /// Calls it once a `period`, which counts in microseconds; below one it is called on every turn of
+    /// the thread, and ten years are the most.
+    pub fn period(mut self, period: Duration) -> Self {
+        self.period = period;
+        self
     }
 
-    fn register(period: Duration, function: Box<dyn FnMut() -> PollStatus>) -> Result<Self> {
+    /// Takes part in SPDK's interrupt mode (`spdk_poller_register_interrupt`): `changed` is called with
+    /// `true` when the thread goes to sleep between events and with `false` when it polls again, each
+    /// time before the first poll in the new mode, and at once if the thread sleeps already. While it
+    /// sleeps the poller is not called, and something else has to wake the thread.
+    ///
+    /// Without this a poller runs in interrupt mode as well: one with a period by a timer, any other
+    /// without a pause, so that the thread never sleeps.
+    pub fn on_interrupt_mode(mut self, changed: impl FnMut(bool) + 'static) -> Self {
+        self.mode = Some(Box::new(changed));
+        self
+    }
+
+    /// Registers `function` on the current thread.
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`] when the current thread is not one of SPDK's, [`Error::NoMemory`],
+    /// [`Error::Invalid`] for a name with a NUL byte, and with
+    /// [`on_interrupt_mode`](Self::on_interrupt_mode) [`Error::Unsupported`] before SPDK 21.04.
+    pub fn register(self, function: impl FnMut() -> PollStatus + 'static) -> Result<Poller> {
         let home = HomeRef::current().ok_or_else(|| {
             Error::WrongThread("a poller is registered on an SPDK thread, and this is none".into())
         })?;
+        let name = self.name.unwrap_or_else(|| "spdk_plugin_user".into());
+        let name = CString::new(name)
+            .map_err(|_| Error::Invalid("a poller's name has no NUL byte".into()))?;
+        let takes_part = self.mode.is_some();
         let state = Rc::new(State {
             raw: Cell::new(ptr::null_mut()),
             home,
-            function: RefCell::new(Some(function)),
+            paused: Cell::new(false),
+            function: RefCell::new(Some(Box::new(function))),
+            mode: RefCell::new(self.mode),
         });
-        let micros = u64::try_from(period.min(LONGEST).as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(self.period.min(LONGEST).as_micros()).unwrap_or(u64::MAX);
         let ctx = Rc::as_ptr(&state).cast_mut().cast();
-        // SAFETY: the state lives until `drop` has unregistered the poller.
-        let raw = unsafe {
-            sys::spdk_poller_register_named(
-                Some(on_poll),
-                ctx,
-                micros,
-                c"spdk_plugin_user".as_ptr(),
-            )
-        };
+        // SAFETY: the state lives until `drop` has unregistered the poller; SPDK copies the name.
+        let raw =
+            unsafe { sys::spdk_poller_register_named(Some(on_poll), ctx, micros, name.as_ptr()) };
         if raw.is_null() {
             return Err(Error::NoMemory("a poller".into()));
         }
         state.raw.set(raw);
-        Ok(Self { state: ManuallyDrop::new(state), _not_send: PhantomData })
+        let poller = Poller { state: ManuallyDrop::new(state), _not_send: PhantomData };
+        // SAFETY: registered just now; the context as above.
+        if takes_part && !unsafe { sys::spdkp_poller_on_interrupt(raw, Some(on_mode), ctx) } {
+            return Err(Error::Unsupported {
+                what: "a poller that knows of interrupt mode".into(),
+                needs: "21.04",
+            });
+        }
+        Ok(poller)
+    }
+
+    /// Calls `function` until it is ready, and resolves to what it gives; see [`Poller::poll_fn`].
+    pub fn poll_fn<T, F>(self, function: F) -> PollerFn<T, F>
+    where
+        F: FnMut() -> Poll<T> + 'static,
+        T: 'static,
+    {
+        PollerFn { start: Some((self, function)), running: None }
+    }
+}
+
+impl Poller {
+    /// Says how a poller is to be called before it is registered.
+    pub fn builder() -> PollerBuilder {
+        PollerBuilder::default()
+    }
+
+    /// Calls `function` on every turn of the current thread.
+    ///
+    /// # Errors
+    /// As for [`PollerBuilder::register`].
+    pub fn register(function: impl FnMut() -> PollStatus + 'static) -> Result<Self> {
+        Self::builder().register(function)
+    }
+
+    /// Calls `function` once a `period`; see [`PollerBuilder::period`].
+    ///
+    /// # Errors
+    /// As for [`PollerBuilder::register`].
+    pub fn every(period: Duration, function: impl FnMut() -> PollStatus + 'static) -> Result<Self> {
+        Self::builder().period(period).register(function)
+    }
+
+    /// Calls `function` on every turn of the current thread until it is ready, and resolves to what it
+    /// gives. The poller is registered at the first poll and goes with the future.
+    ///
+    /// ```no_run
+    /// use std::task::Poll;
+    /// use spdk_plugin::runtime::Poller;
+    ///
+    /// # fn try_receive() -> Option<u32> { None }
+    /// # async fn example() -> spdk_plugin::Result<()> {
+    /// let message = Poller::poll_fn(|| match try_receive() {
+    ///     Some(message) => Poll::Ready(message),
+    ///     None => Poll::Pending,
+    /// })
+    /// .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`PollerBuilder::register`], and [`Error::Panicked`] when the function panics.
+    pub fn poll_fn<T, F>(function: F) -> PollerFn<T, F>
+    where
+        F: FnMut() -> Poll<T> + 'static,
+        T: 'static,
+    {
+        Self::builder().poll_fn(function)
+    }
+
+    /// Has the function not called until [`resume`](Self::resume) (`spdk_poller_pause`). Inside the
+    /// function it takes effect when that returns.
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`] on another thread than the poller's.
+    pub fn pause(&self) -> Result<()> {
+        self.set_paused(true)
+    }
+
+    /// Undoes [`pause`](Self::pause) (`spdk_poller_resume`). A period begins anew.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        self.set_paused(false)
+    }
+
+    fn set_paused(&self, paused: bool) -> Result<()> {
+        if !self.state.home.is_current() {
+            return Err(Error::WrongThread("a poller is paused on its own thread".into()));
+        }
+        if self.state.paused.replace(paused) != paused {
+            let raw = self.state.raw.get();
+            // SAFETY: registered, and we are on its thread.
+            unsafe {
+                if paused { sys::spdk_poller_pause(raw) } else { sys::spdk_poller_resume(raw) }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,8 +260,13 @@ impl Drop for Poller {
 fn unregister(state: Rc<State>) {
     let mut raw = state.raw.replace(ptr::null_mut());
     // SAFETY: registered on this thread and not yet undone. SPDK allows it inside the poller's own
-    // function too.
-    unsafe { sys::spdk_poller_unregister(&raw mut raw) };
+    // function too, but 20.07 mixes up its lists when a poller was paused in there as well.
+    unsafe {
+        if state.paused.get() {
+            sys::spdk_poller_resume(raw);
+        }
+        sys::spdk_poller_unregister(&raw mut raw);
+    }
 }
 
 unsafe extern "C" fn on_stray(ctx: *mut c_void) {
@@ -143,14 +275,23 @@ unsafe extern "C" fn on_stray(ctx: *mut c_void) {
     state.home.get().enter(|| drop_caught("a poller", move || unregister(state)));
 }
 
-unsafe extern "C" fn on_poll(ctx: *mut c_void) -> i32 {
-    // SAFETY: `ctx` came from `Rc::as_ptr`, and the poller is registered, so the owner still holds
-    // its count. Ours keeps the state through a drop of the poller inside its own function.
-    let state = unsafe {
-        let ctx = ctx.cast::<State>().cast_const();
+/// A share in the state that a callback of SPDK's names.
+///
+/// # Safety
+/// `ctx` came from `Rc::as_ptr`, and the poller is registered, so the owner still holds its count.
+unsafe fn share(ctx: *mut c_void) -> Rc<State> {
+    let ctx = ctx.cast::<State>().cast_const();
+    // SAFETY: says the caller.
+    unsafe {
         Rc::increment_strong_count(ctx);
         Rc::from_raw(ctx)
-    };
+    }
+}
+
+unsafe extern "C" fn on_poll(ctx: *mut c_void) -> i32 {
+    // SAFETY: SPDK calls registered pollers. The share keeps the state through a drop of the poller inside
+    // its own function.
+    let state = unsafe { share(ctx) };
     state.home.get().enter(move || {
         let found = state.call();
         // The last share, if the function has dropped its poller.
@@ -159,8 +300,27 @@ unsafe extern "C" fn on_poll(ctx: *mut c_void) -> i32 {
     })
 }
 
+unsafe extern "C" fn on_mode(_: *mut sys::spdk_poller, ctx: *mut c_void, interrupts: bool) {
+    // SAFETY: as in `on_poll`.
+    let state = unsafe { share(ctx) };
+    state.home.get().enter(move || {
+        let _ = catch("a poller", || {
+            if let Ok(mut mode) = state.mode.try_borrow_mut()
+                && let Some(changed) = mode.as_mut()
+            {
+                changed(interrupts);
+            }
+        });
+        drop_caught("a poller", state);
+    });
+}
+
 impl State {
     fn call(&self) -> PollStatus {
+        // In interrupt mode SPDK calls paused pollers too.
+        if self.paused.get() {
+            return PollStatus::Idle;
+        }
         // A function that runs the thread's messages could come back here: once is enough.
         let Ok(mut function) = self.function.try_borrow_mut() else { return PollStatus::Idle };
         let Some(call) = function.as_mut() else { return PollStatus::Idle };
@@ -171,67 +331,75 @@ impl State {
     }
 }
 
-/// Waits for `duration`, which counts in microseconds, on the current SPDK thread; ten years are the
-/// most.
-///
-/// # Panics
-/// At its first poll, when that is not on an SPDK thread.
-pub fn sleep(duration: Duration) -> Sleep {
-    Sleep { duration, timer: None }
+/// The future of [`Poller::poll_fn`].
+#[must_use = "a future does nothing until it is awaited"]
+pub struct PollerFn<T, F> {
+    start: Option<(PollerBuilder, F)>,
+    running: Option<(Rc<Outcome<T>>, Poller)>,
 }
 
-/// The future of [`sleep`].
-pub struct Sleep {
-    duration: Duration,
-    timer: Option<Rc<Timer>>,
-}
-
-#[derive(Default)]
-struct Timer {
-    fired: Cell<bool>,
+struct Outcome<T> {
+    result: Cell<Option<Result<T>>>,
     waker: Cell<Option<Waker>>,
-    /// Until it fires. Its function holds the timer in turn, so someone must take it out.
-    poller: Cell<Option<Poller>>,
 }
 
-impl Timer {
-    fn start(duration: Duration) -> Result<Rc<Self>> {
-        let timer = Rc::new(Self::default());
-        let fire = Rc::clone(&timer);
-        let poller = Poller::every(duration.max(Duration::from_micros(1)), move || {
-            fire.fired.set(true);
-            drop(fire.poller.take());
-            if let Some(waker) = fire.waker.take() {
-                waker.wake();
+impl<T> Outcome<T> {
+    fn set(&self, result: Result<T>) {
+        self.result.set(Some(result));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<T, F> Future for PollerFn<T, F>
+where
+    F: FnMut() -> Poll<T> + 'static,
+    T: 'static,
+{
+    type Output = Result<T>;
+
+    /// # Panics
+    /// When it is polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some((builder, mut function)) = self.start.take() {
+            let outcome = Rc::new(Outcome { result: Cell::new(None), waker: Cell::new(None) });
+            let told = Rc::clone(&outcome);
+            let mut over = false;
+            let poller = builder.register(move || {
+                if over {
+                    return PollStatus::Idle;
+                }
+                // What the function keeps may be broken after a panic: it is not called again.
+                over = true;
+                match catch_message("a poller", &mut function) {
+                    Ok(Poll::Pending) => {
+                        over = false;
+                        return PollStatus::Idle;
+                    }
+                    Ok(Poll::Ready(value)) => told.set(Ok(value)),
+                    Err(message) => {
+                        told.set(Err(Error::Panicked(format!("a poller: {message}"))));
+                    }
+                }
+                PollStatus::Busy
+            })?;
+            self.running = Some((outcome, poller));
+        }
+        let Some((outcome, _)) = &self.running else {
+            panic!("a future of poll_fn was polled after it was ready")
+        };
+        match outcome.result.take() {
+            Some(result) => {
+                self.running = None;
+                Poll::Ready(result)
             }
-            PollStatus::Busy
-        })?;
-        timer.poller.set(Some(poller));
-        Ok(timer)
-    }
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let duration = self.duration;
-        let timer = self.timer.get_or_insert_with(|| {
-            Timer::start(duration).unwrap_or_else(|error| panic!("sleep: {error}"))
-        });
-        if timer.fired.get() {
-            self.timer = None;
-            return Poll::Ready(());
-        }
-        timer.waker.set(Some(cx.waker().clone()));
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        if let Some(timer) = &self.timer {
-            drop(timer.poller.take());
+            None => {
+                outcome.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
         }
     }
 }
+
+impl<T, F> Unpin for PollerFn<T, F> {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use spdk_plugin::runtime::{on_app_thread, sleep};
 use spdk_plugin::{Error, SpdkApp};
 
-use crate::support::app;
+use crate::support::{DISK, app};
 
 crate::cases![block_on, borrows, run, error, panics, second, nested, json_data, bad_config, stop];
 
@@ -70,16 +70,12 @@ fn nested() {
     assert!(matches!(error, Error::WrongThread(_)), "{error}");
 }
 
-const NULL: &str = r#"{ "subsystems": [{ "subsystem": "bdev", "config": [
-    { "method": "bdev_null_create", "params": { "name": "disk", "num_blocks": 8, "block_size": 512 } }
-] }] }"#;
-
 fn json_data() {
-    app().json_data(NULL).block_on(async { Ok(()) }).unwrap();
+    app().json_data(DISK).block_on(async { Ok(()) }).unwrap();
 }
 
 fn bad_config() {
-    let error = app().json_data(NULL.replace("disk", "")).json_data("{").block_on(async { Ok(()) });
+    let error = app().json_data(DISK.replace("512", "511")).block_on(async { Ok(()) });
     assert!(matches!(error, Err(Error::Errno { .. })), "{error:?}");
 }
 

@@ -225,6 +225,8 @@ fn latencies() {
     with_bdevs(&[malloc("m0"), delay("d0", "m0", latency)], async || {
         let desc = BdevDesc::open("d0", true)?;
         let channel = desc.get_io_channel()?;
+        // Modules look at a new bdev first.
+        sleep(20 * latency).await;
         desc.enable_histogram(HistogramOptions::new()).await?;
         let mut buf = DmaBuf::alloc(512, 512)?;
         for _ in 0..10 {

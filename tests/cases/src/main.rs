@@ -11,11 +11,17 @@ mod claims;
 mod control;
 mod disk;
 mod dma;
+mod drive;
+mod elsewhere;
+mod env;
 mod events;
 mod io;
 mod leave;
 mod programs;
+mod reactor;
+mod subsystems;
 mod support;
+mod thread;
 
 /// A case's name and its function.
 type Case = (&'static str, fn());
@@ -30,6 +36,12 @@ const MODULES: &[(&str, &[Case])] = &[
     ("events", events::CASES),
     ("io", io::CASES),
     ("leave", leave::CASES),
+    ("drive", drive::CASES),
+    ("elsewhere", elsewhere::CASES),
+    ("env", env::CASES),
+    ("reactor", reactor::CASES),
+    ("subsystems", subsystems::CASES),
+    ("thread", thread::CASES),
 ];
 
 /// Makes the table of a module's cases of its functions.

@@ -2,10 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::fs::File;
 use std::future::Future;
-use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,9 +10,10 @@ use std::rc::Rc;
 use spdk_plugin_sys as sys;
 
 use super::life;
-use super::options::Options;
 use crate::error::{Error, Result};
+use crate::runtime::config;
 use crate::runtime::home::HomeRef;
+use crate::runtime::options::{Options, env_setters};
 use crate::runtime::task::spawn;
 
 /// Describes an [`SpdkApp`](super::SpdkApp).
@@ -75,71 +73,12 @@ impl SpdkAppBuilder {
         self
     }
 
-    /// The core that the app thread runs on: the first of the mask by default.
-    pub fn main_core(mut self, core: u32) -> Self {
-        self.options.main_core = Some(core);
-        self
-    }
-
-    /// The app's DMA memory in MiB. With hugepages all there are by default.
-    pub fn mem_size_mb(mut self, megabytes: u32) -> Self {
-        self.options.mem_size_mb = Some(megabytes);
-        self
-    }
-
-    /// Leaves the machine's PCI devices alone.
-    pub fn no_pci(mut self, no_pci: bool) -> Self {
-        self.options.no_pci = no_pci;
-        self
-    }
+    env_setters!();
 
     /// Runs in ordinary memory: slower to start, and no DMA of real devices. Say how much with
     /// [`mem_size_mb`](Self::mem_size_mb). Needs SPDK 21.10.
     pub fn no_huge(mut self, no_huge: bool) -> Self {
         self.options.no_huge = no_huge;
-        self
-    }
-
-    /// Makes one file of all hugepages (`--single-file-segments`), for vhost-user.
-    pub fn hugepage_single_segments(mut self, single: bool) -> Self {
-        self.options.hugepage_single_segments = single;
-        self
-    }
-
-    /// Removes the hugepages' files once they are mapped, so that a killed app leaves none.
-    pub fn unlink_hugepages(mut self, unlink: bool) -> Self {
-        self.options.unlink_hugepages = unlink;
-        self
-    }
-
-    /// The mount of hugetlbfs to take hugepages from.
-    pub fn huge_dir(mut self, dir: impl AsRef<Path>) -> Self {
-        self.options.huge_dir = Some(dir.as_ref().into());
-        self
-    }
-
-    /// `pa` or `va`: which addresses devices are told.
-    pub fn iova_mode(mut self, mode: impl Into<String>) -> Self {
-        self.options.iova_mode = Some(mode.into());
-        self
-    }
-
-    /// Where in the address space DPDK maps its memory.
-    pub fn base_virtaddr(mut self, address: u64) -> Self {
-        self.options.base_virtaddr = Some(address);
-        self
-    }
-
-    /// Appends an argument for DPDK's EAL. SPDK before 21.10 takes one in all, later releases split it at
-    /// blanks.
-    pub fn eal_arg(mut self, arg: impl Into<String>) -> Self {
-        self.options.eal_args.push(arg.into());
-        self
-    }
-
-    /// Shared memory that several processes may join has a number. Without one each has its own.
-    pub fn shm_id(mut self, id: u32) -> Self {
-        self.options.shm_id = Some(id);
         self
     }
 
@@ -154,20 +93,6 @@ impl SpdkAppBuilder {
     pub fn no_rpc(mut self) -> Self {
         self.options.rpc_addr = None;
         self.options.no_rpc = true;
-        self
-    }
-
-    /// The lowest level that the log on standard error shows. `Info` is SPDK's NOTICE; SPDK's own INFO
-    /// and DEBUG are `Debug` and `Trace`.
-    pub fn log_level(mut self, level: log::LevelFilter) -> Self {
-        self.options.log_level = Some(match level {
-            log::LevelFilter::Off => -1,
-            log::LevelFilter::Error => 0,
-            log::LevelFilter::Warn => 1,
-            log::LevelFilter::Info => 2,
-            log::LevelFilter::Debug => 3,
-            log::LevelFilter::Trace => 4,
-        });
         self
     }
 
@@ -273,11 +198,10 @@ impl SpdkAppBuilder {
         // SAFETY: asks what release this is.
         let in_memory = unsafe { sys::spdkp_app_json_in_memory() };
         let file = match &self.options.json_data {
-            Some(json) if !in_memory => Some(private_file(json)?),
+            Some(json) if !in_memory => Some(config::private_file(json.as_bytes())?),
             _ => None,
         };
-        let path = file.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
-        life::run(&self.options.raw(path)?, start)
+        life::run(&self.options.raw(file.as_ref().map(config::path))?, start)
     }
 }
 
@@ -294,21 +218,4 @@ impl Drop for StopOnDrop {
 fn failed(rc: i32) -> Error {
     let rc = if rc < 0 { rc } else { -libc::EIO };
     Error::from_rc("SPDK did not start or had to stop, and its log says why", rc)
-}
-
-/// A file of this process's own, which has no name and goes with it.
-fn private_file(text: &str) -> Result<File> {
-    let error = |errno: std::io::Error| {
-        let errno = errno.raw_os_error().unwrap_or(libc::EIO);
-        Error::Errno { what: "a file for the configuration".into(), errno }
-    };
-    // SAFETY: the name is a C string.
-    let fd = unsafe { libc::memfd_create(c"spdk_plugin_config".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(error(std::io::Error::last_os_error()));
-    }
-    // SAFETY: the descriptor is new and ours.
-    let mut file = unsafe { File::from_raw_fd(fd) };
-    file.write_all(text.as_bytes()).map_err(error)?;
-    Ok(file)
 }

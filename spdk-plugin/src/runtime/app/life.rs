@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
 use spdk_plugin_sys as sys;
 
-use super::options::Raw;
 use crate::error::{Error, Result};
-use crate::guard::{catch, drop_caught, install_hook};
+use crate::guard::{catch, install_hook};
 use crate::plugin;
 use crate::runtime::home::HomeRef;
-use crate::runtime::{env, send_to_app};
+use crate::runtime::options::Raw;
+use crate::runtime::{env, send_to_app, task};
 
 const NONE: u8 = 0;
 const STARTING: u8 = 1;
@@ -146,8 +146,7 @@ fn begin_stop(code: i32) {
 }
 
 unsafe extern "C" fn drop_tasks(_: *mut c_void) {
-    let Some(home) = HomeRef::current() else { return };
-    home.get().enter(|| drop_caught("the end of the tasks", ()));
+    task::drop_all();
 }
 
 unsafe extern "C" fn dropped(_: *mut c_void) {

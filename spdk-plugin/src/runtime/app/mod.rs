@@ -5,7 +5,6 @@
 
 mod builder;
 mod life;
-mod options;
 
 pub use builder::SpdkAppBuilder;
 

@@ -36,7 +36,7 @@ impl Bdev for Chaos {
         }
         let told = |place| self.mischief.params.panic == place;
         let poller = told("channel poller")
-            .then(|| Poller::busy(|| panic!("chaos in a channel's poller")))
+            .then(|| Poller::register(|| panic!("chaos in a channel's poller")))
             .transpose()?;
         Ok(Channel { _bomb: told("channel drop").then(|| Bomb), _poller: poller })
     }

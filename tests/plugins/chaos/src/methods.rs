@@ -29,7 +29,8 @@ async fn call(params: When) -> Result<String, RpcError> {
         "task" => spawn_local(async {
             sleep(Duration::from_millis(1)).await;
             panic!("chaos in a task");
-        })?,
+        })
+        .detach(),
         _ => {}
     }
     Ok(params.panic)
@@ -62,7 +63,7 @@ async fn task(params: Task) -> Result<bool, RpcError> {
         } else {
             sleep(delay).await;
         }
-    })?;
+    });
     Ok(true)
 }
 

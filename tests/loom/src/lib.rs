@@ -1,0 +1,36 @@
+//! The runtime's own sources, built on loom's primitives, and models that run them in every order that
+//! threads may take.
+
+#[path = "../../../spdk-plugin/src/runtime/inbox.rs"]
+#[allow(dead_code, reason = "the models use a part of it")]
+mod inbox;
+#[path = "../../../spdk-plugin/src/runtime/join.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the models use a part of it")]
+mod join;
+pub mod models;
+
+/// What `runtime/sync.rs` is in the crate itself.
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use loom::thread::yield_now;
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap()
+    }
+}
+
+/// As much of `error.rs` as is used.
+#[allow(dead_code, unreachable_pub, reason = "as in the original")]
+mod error {
+    /// See there.
+    #[derive(Debug)]
+    pub enum Error {
+        /// See there.
+        Cancelled(String),
+        /// See there.
+        Panicked(String),
+    }
+
+    pub(crate) type Result<T> = std::result::Result<T, Error>;
+}
