@@ -96,7 +96,7 @@ async fn claim(
     module: *mut sys::spdkp_module,
 ) -> Result<Claim> {
     let (raw, key) = kind.raw();
-    // Releases with a lock for claims could take them anywhere.
+    // Before 23.01 claims have no lock: all that touch them keep to the app thread.
     let name = CString::new(desc.name()).unwrap_or_default();
     let module = module.expose_provenance();
     // SAFETY: on the app thread, with the descriptor open; a module stays registered.
