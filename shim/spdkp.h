@@ -16,6 +16,10 @@
 #include "spdk/version.h"
 
 #include "layout.h"
+#include "control.h"
+#include "desc.h"
+#include "info.h"
+#include "client.h"
 
 /* log.c */
 void spdkp_log(int level, const char *file, int line, const char *func, const char *message);

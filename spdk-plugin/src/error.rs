@@ -4,6 +4,7 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 
+use crate::module::IoError;
 use crate::rpc::RpcError;
 
 /// A failed call, with what it was about and the errno that SPDK gave or would give.
@@ -55,6 +56,21 @@ pub enum Error {
         /// Its answer.
         error: RpcError,
     },
+    /// An operation on a bdev failed.
+    #[error("{}: {cause}", operation(.op, *.offset, *.len, .bdev))]
+    Io {
+        /// The bdev's name.
+        bdev: String,
+        /// What it was, such as "read".
+        op: &'static str,
+        /// Where it began, in bytes.
+        offset: u64,
+        /// Its length in bytes; 0 for one that has no range.
+        len: u64,
+        /// How it ended.
+        #[source]
+        cause: IoError,
+    },
     /// A user's code panicked: where, and what the panic said if that is known. The log has the place.
     #[error("panic in {0}")]
     Panicked(String),
@@ -100,10 +116,19 @@ impl Error {
             Self::Stopped(_) => libc::ECANCELED,
             Self::Errno { errno, .. } => positive(*errno),
             Self::Rpc { error, .. } => error.errno(),
+            Self::Io { cause, .. } => cause.errno(),
             Self::Panicked(_) => libc::EIO,
             Self::Cancelled(_) => libc::ECANCELED,
             Self::TimedOut(_) => libc::ETIMEDOUT,
         }
+    }
+}
+
+/// How errors name an operation of the bdev client.
+pub(crate) fn operation(op: &str, offset: u64, len: u64, bdev: &str) -> String {
+    match len {
+        0 => format!("{op} of bdev {bdev}"),
+        len => format!("{op} of {len} bytes at byte {offset} of bdev {bdev}"),
     }
 }
 

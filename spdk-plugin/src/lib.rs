@@ -4,12 +4,17 @@
 //! - [`module`]: bdev modules, with [`#[bdev_module]`](bdev_module).
 //! - [`rpc`](mod@rpc): JSON-RPC methods, with [`#[rpc]`](macro@rpc).
 //! - [`Subsystem`]: subsystems, with [`#[subsystem]`](macro@subsystem).
+//! - [`mod@bdev`]: the bdevs of whatever module, opened and used.
+//! - [`dma`]: memory for I/O.
+//! - [`complete`]: futures of C callbacks.
 //! - [`runtime`]: tasks, pollers and time on SPDK's threads.
 //! - [`spdk_plugin!`]: makes a plugin or an app of the crates that hold all these.
 //!
 //! Every callback of SPDK's runs under a guard: a panic in a user's code goes to SPDK's log and fails
 //! the one request it was about, and the program lives.
 
+pub mod bdev;
+pub mod complete;
 pub mod dma;
 mod error;
 mod guard;
@@ -21,6 +26,8 @@ pub mod rpc;
 pub mod runtime;
 mod subsystem;
 
+pub use bdev::{Bdev, BdevDesc, IoChannel};
+pub use dma::{DmaBuf, IoVec};
 pub use error::{Error, Result};
 pub use runtime::app::{SpdkApp, SpdkAppBuilder};
 pub use runtime::env::{SpdkEnv, SpdkEnvBuilder};

@@ -53,6 +53,17 @@ impl IoError {
     /// NVMe's "invalid field in command".
     pub const INVALID_FIELD: Self = Self::Nvme { cdw0: 0, sct: 0, sc: 0x02 };
 
+    /// The positive errno value that comes nearest.
+    pub fn errno(self) -> i32 {
+        match self {
+            Self::NoMemory => libc::ENOMEM,
+            Self::Aborted => libc::ECANCELED,
+            Self::Miscompare => libc::EILSEQ,
+            Self::Errno(errno) if errno > 0 => errno,
+            _ => libc::EIO,
+        }
+    }
+
     /// This error, or a plain failure where it spells success.
     pub(crate) fn or_failed(self) -> Self {
         match self {
@@ -67,6 +78,7 @@ impl From<Error> for IoError {
     fn from(error: Error) -> Self {
         match error {
             Error::NoMemory(_) => Self::NoMemory,
+            Error::Io { cause, .. } => cause,
             error => Self::Errno(error.errno()),
         }
     }

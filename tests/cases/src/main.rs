@@ -6,8 +6,17 @@
 use std::process::ExitCode;
 
 mod app;
+mod bdev;
+mod claims;
+mod control;
+mod disk;
+mod dma;
 mod drive;
+mod elsewhere;
 mod env;
+mod events;
+mod io;
+mod leave;
 mod programs;
 mod reactor;
 mod rpc;
@@ -21,7 +30,15 @@ type Case = (&'static str, fn());
 /// Every module of cases.
 const MODULES: &[(&str, &[Case])] = &[
     ("app", app::CASES),
+    ("bdev", bdev::CASES),
+    ("claims", claims::CASES),
+    ("control", control::CASES),
+    ("dma", dma::CASES),
+    ("events", events::CASES),
+    ("io", io::CASES),
+    ("leave", leave::CASES),
     ("drive", drive::CASES),
+    ("elsewhere", elsewhere::CASES),
     ("env", env::CASES),
     ("reactor", reactor::CASES),
     ("rpc", rpc::CASES),

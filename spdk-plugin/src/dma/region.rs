@@ -1,12 +1,10 @@
-//! Memory that devices and other processes may reach (`spdk_zmalloc` in `spdk/env.h`).
+//! Memory that several threads read and write at once.
 
 use std::fmt;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use spdk_plugin_sys as sys;
-
+use super::{Block, NUMA_ANY};
 use crate::error::{Error, Result};
 
 /// DMA memory that several threads read and write at once, as they do a disk.
@@ -17,21 +15,10 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct DmaRegion(Arc<Region>);
 
+/// The memory is reached by `DmaRegion`'s copies alone, which may race.
 struct Region {
-    base: NonNull<u8>,
+    block: Block,
     len: usize,
-}
-
-// SAFETY: the memory is reached by `DmaRegion`'s copies alone, which may race.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `zeroed`; the last user is gone.
-        unsafe { sys::spdk_free(self.base.as_ptr().cast()) };
-    }
 }
 
 /// Whether they are the same memory.
@@ -58,12 +45,8 @@ impl DmaRegion {
     pub fn zeroed(len: u64) -> Result<Self> {
         let no_memory = || Error::NoMemory(format!("{len} bytes of DMA memory in one piece"));
         let size = usize::try_from(len).ok().filter(|len| *len > 0).ok_or_else(no_memory)?;
-        // SAFETY: plain allocation; NULL means that there is none.
-        let base = unsafe {
-            sys::spdk_zmalloc(size, 4096, ptr::null_mut(), NUMA_ANY, sys::SPDK_MALLOC_DMA)
-        };
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(no_memory)?;
-        Ok(Self(Arc::new(Region { base, len: size })))
+        let block = Block::new(size, 4096, NUMA_ANY, true)?;
+        Ok(Self(Arc::new(Region { block, len: size })))
     }
 
     /// The length in bytes.
@@ -79,7 +62,7 @@ impl DmaRegion {
     /// Where a range begins, if it lies inside.
     pub(crate) fn at(&self, range: &Range<usize>) -> Option<*mut u8> {
         let inside = range.start <= range.end && range.end <= self.len();
-        inside.then(|| self.0.base.as_ptr().wrapping_add(range.start))
+        inside.then(|| self.0.block.base.as_ptr().wrapping_add(range.start))
     }
 
     fn span(&self, offset: usize, len: usize) -> *mut u8 {
@@ -156,9 +139,6 @@ impl DmaRegion {
     }
 }
 
-/// `SPDK_ENV_SOCKET_ID_ANY` and, since 24.05, `SPDK_ENV_NUMA_ID_ANY`.
-const NUMA_ANY: i32 = -1;
-
 /// Copies bytes that others may write, or read what we write, at the same time.
 ///
 /// A copy in Rust or by `memcpy` would be a data race. To the compiler an instruction of the machine
@@ -169,7 +149,7 @@ const NUMA_ANY: i32 = -1;
 /// caller's own; they do not overlap.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
-unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
+pub(crate) unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: says the caller; the direction flag is clear, says the ABI.
     unsafe {
         std::arch::asm!(
@@ -187,7 +167,7 @@ unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
 /// # Safety
 /// As above.
 #[cfg(any(not(target_arch = "x86_64"), miri))]
-unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
+pub(crate) unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
     use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
     let words = if from.addr() % 8 == 0 && to.addr() % 8 == 0 { len / 8 } else { 0 };
     // SAFETY: inside the ranges, as the caller says, and aligned.

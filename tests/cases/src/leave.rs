@@ -1,0 +1,2 @@
+//! Operations that are left in flight.
+crate::cases![];
