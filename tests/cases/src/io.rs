@@ -514,7 +514,7 @@ fn bench() {
                 }
                 ended.set(ended.get() + 1);
             })
-            .unwrap();
+            .detach();
         }
         let (start, before) = (std::time::Instant::now(), count.get());
         sleep(Duration::from_secs(secs)).await;

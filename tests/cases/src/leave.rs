@@ -374,7 +374,8 @@ fn removed_under_load() {
                 };
                 errors.borrow_mut().extend(error);
                 done.set(done.get() + 1);
-            })?;
+            })
+            .detach();
         }
         drop((desc, channel));
         sleep(Duration::from_millis(50)).await;
