@@ -182,7 +182,7 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
         if self.phase == Phase::New
             && let Err(error) = self.launch()
         {
-            self.failed = Some(Box::new(error));
+            self.failed = Some(error);
         }
         let channel = self.channel.port().serial;
         // SAFETY: the slot is there while the channel is, which we borrow.
@@ -192,12 +192,12 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
         }
     }
 
-    #[inline]
-    fn launch(&mut self) -> Result<()> {
+    /// Starts it. An error is boxed, so that what succeeds does not pay for moving the room for one.
+    fn launch(&mut self) -> Result<(), Box<Error>> {
         self.phase = Phase::Over;
         let port = self.channel.port();
-        if !self.own || !self.channel.slots().home().is_current() {
-            return Err(self.misplaced());
+        if !self.own || !port.is_current() {
+            return Err(Box::new(self.misplaced()));
         }
         let size = u64::from(port.block_size);
         let (offset, num, len) = if self.in_blocks {
@@ -205,15 +205,15 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
         } else {
             match (port.blocks(self.offset), port.blocks(self.len)) {
                 (Some(offset), Some(num)) => (offset, num, self.len),
-                _ => return Err(self.unaligned()),
+                _ => return Err(Box::new(self.unaligned())),
             }
         };
         let md = u64::from(port.desc.md_size());
         if num == 0 && takes_range(self.kind) {
-            return Err(self.nothing());
+            return Err(Box::new(self.nothing()));
         }
         if let Some(lack) = self.load.lacks(len, num.saturating_mul(md)) {
-            return Err(self.too_short(lack));
+            return Err(Box::new(self.too_short(lack)));
         }
         let slot = self.channel.slots().take();
         // SAFETY: the slot was just taken and is not in flight, so the payload is ours.
@@ -230,13 +230,13 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
             Ok(true) => {
                 let rc = submit(slot);
                 if rc != 0 {
-                    return Err(self.refused(slot, rc));
+                    return Err(Box::new(self.refused(slot, rc)));
                 }
             }
             Ok(false) => slot.skip(),
             Err(error) => {
                 slot.give();
-                return Err(error);
+                return Err(Box::new(error));
             }
         }
         self.slot = slot;
@@ -244,23 +244,10 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
         Ok(())
     }
 
-    /// What has landed.
-    #[inline]
-    fn end(&mut self, slot: &OpSlot) -> Result<T> {
-        self.phase = Phase::Over;
-        self.slot = ptr::null();
-        // SAFETY: it has landed, so the payload is ours again.
-        let cargo = unsafe { &mut *slot.payload() };
-        let (status, len) = (cargo.op.status, self.bytes(cargo.op.num));
-        self.load.back(Place { cargo, channel: self.channel }, len);
-        if u32::from(status) != sys::SPDKP_OP_OK {
-            return Err(self.failure(slot));
-        }
-        let answer = T::read(Landed(slot));
-        if !T::KEEPS {
-            slot.give();
-        }
-        Ok(answer)
+    /// What is polled and could not be started.
+    #[cold]
+    fn over(&mut self) -> Error {
+        *self.failed.take().expect("polled after it has ended")
     }
 
     #[inline]
@@ -367,25 +354,37 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
 impl<L: Load + Unpin, T: Answer> Future for Op<'_, L, T> {
     type Output = Result<T>;
 
-    #[inline]
+    /// Short and inlined, so that the room for an error is not moved about when there is none.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let this = self.get_mut();
-        if this.phase != Phase::Started {
-            if this.phase == Phase::Over {
-                let error = this.failed.take();
-                return Poll::Ready(Err(*error.expect("polled after it has ended")));
-            }
-            if let Err(error) = this.launch() {
-                return Poll::Ready(Err(error));
-            }
+        if this.phase == Phase::New
+            && let Err(error) = this.launch()
+        {
+            this.failed = Some(error);
         }
         // SAFETY: the slot is there while the channel is, which we borrow.
-        let slot = unsafe { &*this.slot };
-        if slot.has_landed() {
-            return Poll::Ready(this.end(slot));
+        let Some(slot) = (unsafe { this.slot.as_ref() }) else {
+            return Poll::Ready(Err(this.over()));
+        };
+        if !slot.has_landed() {
+            slot.set_waker(cx.waker());
+            return Poll::Pending;
         }
-        slot.set_waker(cx.waker());
-        Poll::Pending
+        this.phase = Phase::Over;
+        this.slot = ptr::null();
+        // SAFETY: it has landed, so the payload is ours again.
+        let cargo = unsafe { &mut *slot.payload() };
+        let (status, len) = (cargo.op.status, this.bytes(cargo.op.num));
+        this.load.back(Place { cargo, channel: this.channel }, len);
+        if u32::from(status) != sys::SPDKP_OP_OK {
+            return Poll::Ready(Err(this.failure(slot)));
+        }
+        let answer = T::read(Landed(slot));
+        if !T::KEEPS {
+            slot.give();
+        }
+        Poll::Ready(Ok(answer))
     }
 }
 
@@ -456,6 +455,7 @@ fn takes_range(kind: u8) -> bool {
             | sys::SPDKP_OP_ABORT
             | sys::SPDKP_OP_NVME_ADMIN
             | sys::SPDKP_OP_NVME_IO
+            | sys::SPDKP_OP_ZONE_INFO
     )
 }
 
@@ -481,13 +481,14 @@ impl sealed::Load for &mut DmaBuf {
     #[inline]
     fn put(&mut self, place: Place<'_>, _: usize) -> Result<bool> {
         place.cargo.op.buf = self.addr().cast();
-        place.cargo.buf = std::mem::take(*self);
+        // What the slot has in exchange is empty.
+        std::mem::swap(&mut place.cargo.buf, *self);
         Ok(true)
     }
 
     #[inline]
     fn back(&mut self, place: Place<'_>, _: usize) {
-        **self = std::mem::take(&mut place.cargo.buf);
+        std::mem::swap(*self, &mut place.cargo.buf);
     }
 }
 

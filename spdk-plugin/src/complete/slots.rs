@@ -20,6 +20,7 @@ use std::task::Waker;
 
 use crate::guard::catch;
 use crate::runtime::home::{Home, HomeRef};
+use crate::runtime::waker::wake_at;
 
 /// What an operation needs until its callback. A payload is used again by the next operation.
 pub(crate) trait Payload: Default {
@@ -307,8 +308,7 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     pub(crate) fn touch_down(&self) {
         self.state.set(LANDED);
         if let Some(waker) = self.waker.take() {
-            // A foreign executor's waker may panic, and there is C above us.
-            let _ = catch("a waker", || waker.wake());
+            wake_at(self.owner().home(), waker);
         }
     }
 

@@ -24,7 +24,7 @@ mod sync;
 pub mod task;
 mod thread;
 mod time;
-mod waker;
+pub(crate) mod waker;
 
 pub use cpuset::CpuSet;
 pub use drive::{Backoff, PollerTask, poller_task};

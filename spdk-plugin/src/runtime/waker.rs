@@ -8,6 +8,7 @@ use std::task::{RawWaker, RawWakerVTable, Waker};
 use super::home::Home;
 use super::inbox::Entry;
 use super::queue::Node;
+use crate::guard::catch;
 
 /// What a [`Waker`] of ours points at. Slots are never freed, only used again: a waker that outlives
 /// its node points at a live slot and at worst polls somebody once for nothing, which every future
@@ -80,6 +81,22 @@ impl Slot {
             self.home.wake_remote(self);
         }
     }
+}
+
+/// Wakes by a waker on the thread whose home is `home`, in a callback of C's.
+///
+/// One of that home's own takes the short way: no question which thread this is, and no guard against
+/// a panic, as there is nothing of a user's in it.
+#[inline]
+pub(crate) fn wake_at(home: &'static Home, waker: Waker) {
+    if ptr::eq(waker.vtable(), &WAKER) {
+        // SAFETY: the data of this table's wakers is a slot, and slots are never freed.
+        let slot: &'static Slot = unsafe { &*waker.data().cast() };
+        if ptr::eq(slot.home, home) {
+            return slot.wake_here();
+        }
+    }
+    let _ = catch("a waker", || waker.wake());
 }
 
 static WAKER: RawWakerVTable = RawWakerVTable::new(

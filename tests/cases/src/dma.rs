@@ -43,7 +43,8 @@ fn split() {
         assert!(head.iter().all(|byte| *byte == 0) && tail[0] == 1);
         head.fill(9);
         assert_eq!(tail[0], 1);
-        let tail = head.join(DmaBuf::alloc(8, 8)?).and(head.join(tail)).unwrap_err();
+        let stranger = head.join(DmaBuf::alloc(8, 8)?).unwrap_err();
+        assert_eq!(stranger.len(), 8);
         head.join(tail).unwrap();
         assert_eq!((head.len(), head[999], head[1000]), (4096, 9, 1));
         let parts = head.into_chunks(1500);

@@ -1,11 +1,15 @@
 //! Every operation on open bdevs of the stock modules.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use spdk_plugin::bdev::{BdevDesc, IoChannel, IoOptions, ZoneAction, ZoneState};
 use spdk_plugin::dma::{DmaBuf, IoVec};
-use spdk_plugin::module::IoError;
+use spdk_plugin::module::{BdevBuilder, IoError, Metadata};
+use spdk_plugin::runtime::sleep;
 use spdk_plugin::{Error, Result};
 
+use crate::disk::Disk;
 use crate::support::{app, bdevs, rpc, supported};
 
 crate::cases![
@@ -24,7 +28,7 @@ crate::cases![
     aborted,
     out_of_requests,
     odd_blocks,
-    stray_channels,
+    bench,
 ];
 
 fn malloc(name: &str, blocks: u64, size: u32) -> (&'static str, Value) {
@@ -373,7 +377,9 @@ fn injected() {
             let mut bufs: Vec<DmaBuf> = (0..8).map(|_| buf(512, 0)).collect();
             let mut reads: Vec<_> =
                 bufs.iter_mut().map(|buf| desc.read(&channel, buf, 512, 512)).collect();
-            reads.iter_mut().for_each(|read| drop(read.start()));
+            for read in &mut reads {
+                read.start();
+            }
             for read in reads {
                 read.await?;
             }
@@ -403,6 +409,7 @@ fn aborted() {
         let mut write = desc.write(&channel, &mut first, 0, 512);
         let id = write.start();
         assert_eq!(id, write.start());
+        sleep(Duration::from_millis(20)).await;
         desc.abort(&channel, id).await?;
         assert_eq!(cause(write.await), IoError::Aborted);
         assert_eq!(first.len(), 512);
@@ -412,6 +419,7 @@ fn aborted() {
         let mut read = desc.read(&channel, &mut second, 0, 512);
         let id = read.start();
         drop(read);
+        sleep(Duration::from_millis(20)).await;
         desc.abort(&channel, id).await?;
         crate::support::until("the abort", || channel.in_flight() == 0).await;
         let other = desc.get_io_channel()?;
@@ -458,9 +466,11 @@ fn out_of_requests() {
 
 /// A block size that is no power of two, and metadata.
 fn odd_blocks() {
-    let null = json!({ "name": "n0", "num_blocks": 64, "block_size": 520, "md_size": 8 });
-    run(&[("bdev_null_create", null)], async || {
-        let (desc, channel) = open("n0");
+    run(&[], async || {
+        let metadata = Metadata { size: 8, interleaved: true };
+        let builder = BdevBuilder::new("disk", 512, 64).metadata(metadata);
+        let device = builder.register(Disk).await?;
+        let (desc, channel) = open("disk");
         assert_eq!(desc.block_size(), 520);
         let mut data = buf(1040, 1);
         desc.write(&channel, &mut data, 1040, 1040).await?;
@@ -472,21 +482,48 @@ fn odd_blocks() {
         let refused = desc.read(&channel, &mut data, 0, 520).with_options(&mut options).await;
         assert!(refused.is_err(), "its metadata are not separate");
         assert_eq!((data.len(), options.metadata.len()), (1040, 8));
-        Ok(())
+        drop((desc, channel));
+        device.unregister().await
     });
 }
 
-/// Channels and operations that are looked at from another SPDK thread.
-fn stray_channels() {
-    use std::cell::RefCell;
-    run(&[malloc("m0", 64, 512)], async || {
-        thread_local!(static KEPT: RefCell<Option<(BdevDesc, IoChannel)>> = const { RefCell::new(None) });
-        KEPT.with(|kept| kept.replace(Some(open("m0"))));
-        let done = std::rc::Rc::new(std::cell::Cell::new(false));
-        let said = std::rc::Rc::clone(&done);
-        let _ = said;
-        done.set(true);
-        drop(KEPT.with(|kept| kept.take()));
+fn bench() {
+    let null = json!({ "name": "n0", "num_blocks": 1 << 20, "block_size": 4096 });
+    let qd: usize = std::env::var("QD").map_or(1, |qd| qd.parse().unwrap());
+    let secs: u64 = std::env::var("SECS").map_or(2, |qd| qd.parse().unwrap());
+    run(&[("bdev_null_create", null)], async || {
+        use std::cell::Cell;
+        use std::rc::Rc;
+        let (desc, channel) = open("n0");
+        let desc = Rc::new(desc);
+        let (count, stop, ended) =
+            (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        for q in 0..qd {
+            let (desc, channel, count, stop, ended) =
+                (desc.clone(), channel.clone(), count.clone(), stop.clone(), ended.clone());
+            let mut data = buf(4096, 0);
+            spdk_plugin::runtime::spawn_local(async move {
+                let mut seed = q as u64 * 7919 + 1;
+                while !stop.get() {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    let block = seed & ((1 << 20) - 1);
+                    desc.read_blocks(&channel, &mut data, block, 1).await.unwrap();
+                    count.set(count.get() + 1);
+                }
+                ended.set(ended.get() + 1);
+            })
+            .detach();
+        }
+        let (start, before) = (std::time::Instant::now(), count.get());
+        sleep(Duration::from_secs(secs)).await;
+        println!(
+            "QD {qd}: {:.0} IOPS",
+            (count.get() - before) as f64 / start.elapsed().as_secs_f64()
+        );
+        stop.set(true);
+        crate::support::until("tasks", || ended.get() == qd).await;
         Ok(())
     });
 }

@@ -9,6 +9,7 @@ mod app;
 mod bdev;
 mod claims;
 mod control;
+mod count;
 mod disk;
 mod dma;
 mod drive;
