@@ -22,7 +22,7 @@ use std::time::Duration;
 use spdk_plugin_sys as sys;
 
 use super::env;
-use super::home::{Home, HomeRef};
+use super::home::HomeRef;
 use super::join::{Finish, JoinHandle, pair};
 use super::queue::{DisposeFn, Node};
 use super::thread::is_down;
@@ -105,17 +105,20 @@ pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
 }
 
 /// Drops all tasks of the current SPDK thread, with what they own, and wakes whoever awaits them. One
-/// that runs just now is dropped when its poll returns.
+/// that runs just now is dropped when its poll returns. Sleeps of the thread that other executors wait for
+/// end.
 ///
 /// An app that ends calls it on each thread before SPDK stops its subsystems: a bdev stays until the
 /// last task that has it open is gone.
 pub fn drop_all() {
     let Some(share) = HomeRef::current() else { return };
     let home = share.get();
-    home.enter(|| home.tasks().drop_all());
+    home.enter(|| {
+        home.tasks().drop_all();
+        home.timers().end_all();
+    });
     // Inside a callback they are not freed yet, and what keeps the thread goes later.
     home.tasks().release_unless_used();
-    home.timers().release_unless_used();
 }
 
 /// SPDK stops the bdev layer: what tasks hold open is not awaited for ever.
@@ -302,9 +305,8 @@ impl Tasks {
             self.anchor.set(Some(anchor));
             return Ok(());
         }
-        let ctx = ptr::from_ref(home.get()).cast_mut().cast();
-        let micros = LOOK.as_micros() as u64;
-        // SAFETY: a `Home` is never freed, and the poller goes in `release_unless_used`.
+        let (ctx, micros) = (ptr::null_mut(), LOOK.as_micros() as u64);
+        // SAFETY: the function needs no context, and the poller goes in `release_unless_used`.
         let poller = unsafe {
             sys::spdk_poller_register_named(Some(on_anchor), ctx, micros, c"spdk_tasks".as_ptr())
         };
@@ -387,13 +389,13 @@ impl Tasks {
     }
 }
 
-unsafe extern "C" fn on_anchor(home: *mut c_void) -> i32 {
-    // SAFETY: `hold` passed a `Home`, which is never freed.
-    let home: &'static Home = unsafe { &*home.cast() };
+unsafe extern "C" fn on_anchor(_: *mut c_void) -> i32 {
+    // The home of the anchor, which may go here.
+    let Some(share) = HomeRef::current() else { return 0 };
     if is_ending() {
-        home.enter(|| home.tasks().drop_all());
+        drop_all();
     }
-    home.enter(|| home.tasks().release_unless_used());
+    share.tasks().release_unless_used();
     0
 }
 

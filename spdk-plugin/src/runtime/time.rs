@@ -142,20 +142,8 @@ impl Timers {
         let now = now();
         // An exiting thread waits for its pollers, so nobody waits on it.
         // SAFETY: reads the state of the current thread, which is SPDK's.
-        let until = if unsafe { sys::spdkp_thread_is_exiting() } { u64::MAX } else { now };
-        let mut woken = false;
-        loop {
-            let due = {
-                let mut sleepers = self.sleepers.borrow_mut();
-                match sleepers.first_entry() {
-                    Some(first) if first.key().0 <= until => first.remove(),
-                    _ => break,
-                }
-            };
-            woken = true;
-            // It may be a waker of another executor's.
-            let _ = catch("a timer", move || due.wake());
-        }
+        let exiting = unsafe { sys::spdkp_thread_is_exiting() };
+        let woken = self.wake_until(if exiting { u64::MAX } else { now });
         // The one that runs is among them, and keeps the home.
         let passed = self.disarm(now);
         let next = self.sleepers.borrow().keys().next().map(|key| key.0);
@@ -168,8 +156,26 @@ impl Timers {
         woken
     }
 
-    /// Lets the thread end if nobody sleeps.
-    pub(super) fn release_unless_used(&self) {
+    /// Wakes those who are due until then. Gives whether there were any.
+    fn wake_until(&self, until: u64) -> bool {
+        let due = {
+            let mut sleepers = self.sleepers.borrow_mut();
+            if sleepers.first_key_value().is_none_or(|(key, _)| key.0 > until) {
+                return false;
+            }
+            let later = sleepers.split_off(&(until.saturating_add(1), 0));
+            std::mem::replace(&mut *sleepers, later)
+        };
+        for waker in due.into_values() {
+            // It may be another executor's.
+            let _ = catch("a timer", move || waker.wake());
+        }
+        true
+    }
+
+    /// Ends all sleeps, and lets the thread end.
+    pub(super) fn end_all(&self) {
+        self.wake_until(u64::MAX);
         if self.sleepers.borrow().is_empty() {
             let armed = self.armed.take();
             drop(armed);
@@ -191,7 +197,8 @@ unsafe extern "C" fn on_time(home: *mut c_void) -> i32 {
 }
 
 /// Waits for `duration` on the current SPDK thread, by SPDK's clock; ten years are the most. The time
-/// begins with the first poll. It ends early when the thread exits.
+/// begins with the first poll. It ends early when the thread exits, and with
+/// [`task::drop_all`](super::task::drop_all).
 ///
 /// # Panics
 /// When it is polled on a thread that is not one of SPDK's, or on another than the first time, or when

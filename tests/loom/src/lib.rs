@@ -1,6 +1,9 @@
 //! The runtime's own sources, built on loom's primitives, and models that run them in every order that
 //! threads may take.
 
+#[path = "../../../spdk-plugin/src/error.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the models use a part of it")]
+mod error;
 #[path = "../../../spdk-plugin/src/runtime/inbox.rs"]
 #[allow(dead_code, reason = "the models use a part of it")]
 mod inbox;
@@ -18,19 +21,4 @@ mod sync {
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap()
     }
-}
-
-/// As much of `error.rs` as is used.
-#[allow(dead_code, unreachable_pub, reason = "as in the original")]
-mod error {
-    /// See there.
-    #[derive(Debug)]
-    pub enum Error {
-        /// See there.
-        Cancelled(String),
-        /// See there.
-        Panicked(String),
-    }
-
-    pub(crate) type Result<T> = std::result::Result<T, Error>;
 }

@@ -37,13 +37,18 @@ mod thread {
 
     use spdk_plugin_sys as sys;
 
-    pub(crate) unsafe fn send_away(
-        thread: *mut sys::spdk_thread,
+    pub(crate) unsafe fn put(
+        id: u64,
         function: unsafe extern "C" fn(*mut c_void),
         ctx: *mut c_void,
-    ) -> i32 {
-        // SAFETY: says the caller.
-        unsafe { sys::spdk_thread_send_msg(thread, Some(function), ctx) }
+    ) -> Result<*mut sys::spdk_thread, i32> {
+        // SAFETY: the inbox is open, so the thread is alive; the rest says the caller.
+        unsafe {
+            let thread = sys::spdk_thread_get_by_id(id);
+            assert!(!thread.is_null(), "an inbox is open, and its thread is gone");
+            sys::spdk_thread_send_msg(thread, Some(function), ctx);
+            Ok(thread)
+        }
     }
 
     pub(crate) fn is_down() -> bool {

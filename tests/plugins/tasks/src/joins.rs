@@ -194,10 +194,10 @@ async fn drop_all() {
                     pending::<()>().await;
                 })
                 .detach();
-                if n % 10 == 0 {
+                if n.is_multiple_of(10) {
                     task::drop_all();
                 }
-                if n % 7 == 0 {
+                if n.is_multiple_of(7) {
                     panic!("in a drop");
                 }
             });
