@@ -9,6 +9,22 @@ mod error;
 mod guard;
 pub mod runs;
 
+/// What an error may carry.
+#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod module {
+    #[path = "../../../../spdk-plugin/src/module/status.rs"]
+    mod status;
+    pub use status::IoError;
+}
+
+/// What an error may carry.
+#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod rpc {
+    #[path = "../../../../spdk-plugin/src/rpc/error.rs"]
+    mod error;
+    pub use error::RpcError;
+}
+
 /// As much of `log.rs` as is used.
 mod log {
     #[allow(dead_code, reason = "as in the original")]
