@@ -9,20 +9,21 @@ mod error;
 mod guard;
 pub mod runs;
 
-/// What an error may carry.
+#[path = "../../../spdk-plugin/src/rpc/error.rs"]
 #[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod rpc_error;
+#[path = "../../../spdk-plugin/src/module/status.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod status;
+
+/// What an error may carry.
 mod module {
-    #[path = "../../../../spdk-plugin/src/module/status.rs"]
-    mod status;
-    pub use status::IoError;
+    pub(crate) use crate::status::IoError;
 }
 
 /// What an error may carry.
-#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
 mod rpc {
-    #[path = "../../../../spdk-plugin/src/rpc/error.rs"]
-    mod error;
-    pub use error::RpcError;
+    pub(crate) use crate::rpc_error::RpcError;
 }
 
 /// As much of `log.rs` as is used.

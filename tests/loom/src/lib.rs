@@ -4,6 +4,22 @@
 #[path = "../../../spdk-plugin/src/error.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the models use a part of it")]
 mod error;
+#[path = "../../../spdk-plugin/src/rpc/error.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod rpc_error;
+#[path = "../../../spdk-plugin/src/module/status.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what is tested uses a part of it")]
+mod status;
+
+/// What an error may carry.
+mod module {
+    pub(crate) use crate::status::IoError;
+}
+
+/// What an error may carry.
+mod rpc {
+    pub(crate) use crate::rpc_error::RpcError;
+}
 #[path = "../../../spdk-plugin/src/runtime/inbox.rs"]
 #[allow(dead_code, reason = "the models use a part of it")]
 mod inbox;
