@@ -39,9 +39,8 @@ no_usage(void)
 {
 }
 
-/* What the release lacks of what is asked for: the first release that has it, NULL when nothing. */
-static const char *
-lacking(const struct spdkp_opts *o, const char **what)
+const char *
+spdkp_app_lacks(const struct spdkp_opts *o, const char **what)
 {
 #if SPDK_VERSION < SPDK_VERSION_NUM(21, 10, 0)
 	/* Its environment takes one argument for DPDK, and this needs two. */
@@ -128,17 +127,13 @@ apply(struct spdk_app_opts *opts, const struct spdkp_opts *o)
 
 uint32_t
 spdkp_app_run(const struct spdkp_opts *o, int argc, char **argv, void (*start)(void *),
-	      void (*shutdown)(void), void *ctx, int *rc, const char **what, const char **needs)
+	      void (*shutdown)(void), void *ctx, int *rc)
 {
 	struct spdk_app_opts opts;
 	char locks[] = "--disable-cpumask-locks", *own[] = { (char *)(uintptr_t)o->name, NULL, NULL };
 	bool no_huge = o->no_huge;
 	int parsed;
 
-	*needs = lacking(o, what);
-	if (*needs != NULL) {
-		return SPDKP_APP_LACKS;
-	}
 #if SPDK_VERSION >= SPDK_VERSION_NUM(21, 1, 0)
 	spdk_app_opts_init(&opts, sizeof(opts));
 #else

@@ -198,16 +198,16 @@ enum {
 	SPDKP_APP_RAN,
 	SPDKP_APP_HELP,
 	SPDKP_APP_USAGE,
-	SPDKP_APP_LACKS,
 };
 /* Whether the program has SPDK's app framework. */
 bool spdkp_has_app(void);
 bool spdkp_app_json_in_memory(void);
+/* The first release that has all that is asked for, when this one lacks *what; NULL when it does not. */
+const char *spdkp_app_lacks(const struct spdkp_opts *o, const char **what);
 /* Runs the app to its end. With argc > 0 the command line goes over the options. RAN: *rc is what
- * spdk_app_start returned, and spdkp_app_fini is due. LACKS: *what needs release *needs. The PCI
- * addresses come from malloc; they are freed. */
+ * spdk_app_start returned, and spdkp_app_fini is due. The PCI addresses come from malloc; they are freed. */
 uint32_t spdkp_app_run(const struct spdkp_opts *o, int argc, char **argv, void (*start)(void *),
-		  void (*shutdown)(void), void *ctx, int *rc, const char **what, const char **needs);
+		       void (*shutdown)(void), void *ctx, int *rc);
 void spdkp_app_fini(void);
 /* Has `ended` called once, when the bdev layer has ended. Before the app starts. */
 void spdkp_app_on_end(void (*ended)(void));

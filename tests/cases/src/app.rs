@@ -8,7 +8,9 @@ use spdk_plugin::{Error, SpdkApp};
 
 use crate::support::{DISK, app};
 
-crate::cases![block_on, borrows, run, error, panics, second, nested, json_data, bad_config, stop];
+crate::cases![
+    lacking, block_on, borrows, run, error, panics, second, nested, json_data, bad_config, stop
+];
 
 fn block_on() {
     let thread = std::thread::current().id();
@@ -94,4 +96,16 @@ fn stop() {
     });
     assert!(matches!(result, Err(Error::Stopped(_))), "{result:?}");
     assert!(dropped.get());
+}
+
+fn lacking() {
+    // What a release lacks can be left out then.
+    match app().no_huge(true).block_on(async { Ok(()) }) {
+        Ok(()) => {}
+        Err(Error::Unsupported { needs, .. }) => {
+            assert_eq!(needs, "21.10");
+            app().block_on(async { Ok(()) }).unwrap();
+        }
+        Err(other) => panic!("{other}"),
+    }
 }

@@ -49,13 +49,20 @@ pub(super) fn run<'a>(raw: &Raw, start: Box<dyn FnOnce() + 'a>) -> Result<i32> {
     if !unsafe { sys::spdkp_has_app() } {
         return Err(Error::NotFound("this program has no app framework: link `event`".into()));
     }
+    let mut what = ptr::null();
+    // SAFETY: looks at the options.
+    let needs = unsafe { sys::spdkp_app_lacks(&raw const raw.opts, &raw mut what) };
+    if !needs.is_null() {
+        // SAFETY: the shim gives literals.
+        return Err(unsafe { Error::lacking(what, needs) });
+    }
     let share = env::claim()?;
     install_hook();
     crate::log::install();
     STATE.store(STARTING, Ordering::Release);
     plugin::expect_app();
     let mut start = Start { function: Some(start) };
-    let (mut rc, mut what, mut needs) = (0, ptr::null(), ptr::null());
+    let mut rc = 0;
     // SAFETY: `raw` holds strings that live for ever and an `argv` of `argc` and a NULL; `start`
     // outlives the call, and after it SPDK calls neither function again.
     let how = unsafe {
@@ -68,8 +75,6 @@ pub(super) fn run<'a>(raw: &Raw, start: Box<dyn FnOnce() + 'a>) -> Result<i32> {
             Some(on_shutdown),
             (&raw mut start).cast(),
             &raw mut rc,
-            &raw mut what,
-            &raw mut needs,
         )
     };
     STATE.store(ENDED, Ordering::Release);
@@ -77,10 +82,6 @@ pub(super) fn run<'a>(raw: &Raw, start: Box<dyn FnOnce() + 'a>) -> Result<i32> {
     match how {
         sys::SPDKP_APP_HELP => std::process::exit(0),
         sys::SPDKP_APP_USAGE => std::process::exit(1),
-        sys::SPDKP_APP_LACKS => {
-            // SAFETY: the shim sets both to literals.
-            return Err(unsafe { Error::lacking(what, needs) });
-        }
         _ => env::end_with(share, || {
             // SAFETY: the app has returned, and no memory of SPDK's is in use.
             unsafe { sys::spdkp_app_fini() }
