@@ -9,10 +9,11 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
-use super::cell::{Frames, IoCell, Record, complete_all};
+use super::cell::{Frames, IoCell};
 use super::device::{Device, DeviceCore};
 use super::io::{self, BdevIo};
 use super::kind::IoKind;
+use super::record::{Record, complete_all};
 use super::status::IoError;
 use super::{Bdev, handlers};
 use crate::error::{Error, Result};

@@ -5,10 +5,11 @@ use std::future::{Future, Ready, ready};
 use spdk_plugin_sys as sys;
 
 use super::Bdev;
-use super::cell::{IoCell, Record};
+use super::cell::IoCell;
 use super::channel::{Channel, quiesce_all};
 use super::io::BdevIo;
 use super::kind::{IoKind, IoKinds};
+use super::record::Record;
 use super::status::{IoError, IoResult};
 use crate::guard::catch;
 

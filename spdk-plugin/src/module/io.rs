@@ -8,8 +8,9 @@ use std::slice;
 
 use spdk_plugin_sys as sys;
 
-use super::cell::{IoCell, Record};
+use super::cell::IoCell;
 use super::kind::{IoKind, IoKinds};
+use super::record::Record;
 use super::status::{IoError, IoResult};
 use crate::dma::DmaRegion;
 

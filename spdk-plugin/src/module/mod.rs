@@ -32,6 +32,7 @@ mod device;
 mod handlers;
 mod io;
 mod kind;
+mod record;
 mod register;
 mod slab;
 mod status;

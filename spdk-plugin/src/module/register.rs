@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use spdk_plugin_sys as sys;
 
-use super::cell::DRIVER_CTX;
 use super::device::{BdevHandle, DeviceCore, destruct};
+use super::record::DRIVER_CTX;
 use super::{Bdev, Overrides, channel};
 use crate::guard::{catch, drop_caught};
 use crate::json;
