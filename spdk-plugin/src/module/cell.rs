@@ -305,7 +305,7 @@ impl IoCell {
             Ok(Poll::Ready(Ok(()))) if self.node.marks() == RUNNING => {
                 let io = self.io.replace(ptr::null_mut());
                 // SAFETY: the future is gone, no child is in flight, and nobody looks at the cell again.
-                channel.home().push_done(unsafe { Record::note_success(io, channel) });
+                unsafe { channel.home().push_done(Record::note_success(io, channel)) };
             }
             Ok(Poll::Pending) => self.wait(poll::<F>, drop_future::<F>),
             // SAFETY: the future is gone.

@@ -74,27 +74,25 @@ impl Record {
     /// # Safety
     /// The request is with us.
     #[inline]
-    pub(super) unsafe fn note_success<'a>(
+    pub(super) unsafe fn note_success(
         io: *mut sys::spdk_bdev_io,
         channel: &ChannelCore,
-    ) -> &'a Link {
+    ) -> *const Link {
         let record = Self::of(io);
         // SAFETY: as in `init_lent`; what is lent stays, and any bytes are a link, which its queue sets.
-        unsafe {
-            (&raw mut (*record).channel).write(channel);
-            &(*record).link
-        }
+        unsafe { (&raw mut (*record).channel).write(channel) };
+        record.cast()
     }
 
     /// Notes how the request ended, to be completed next.
     ///
     /// # Safety
     /// The request is with us.
-    pub(super) unsafe fn note<'a>(
+    pub(super) unsafe fn note(
         io: *mut sys::spdk_bdev_io,
         channel: &ChannelCore,
         outcome: Option<IoResult>,
-    ) -> &'a Link {
+    ) -> *const Link {
         // SAFETY: says the caller.
         let link = unsafe { Self::note_success(io, channel) };
         if let Some(outcome) = outcome {

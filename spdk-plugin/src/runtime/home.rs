@@ -254,7 +254,10 @@ impl Home {
     /// Has the node polled when the outermost callback returns. The caller runs on the home thread.
     pub(crate) fn schedule(&'static self, node: &Node) {
         if node.wake() {
-            self.ready.push(node.link());
+            // A reference to the node would not do for what the node is part of.
+            let whole = node.slot().node();
+            // SAFETY: it is alive until its last poll, and says that it was on no queue.
+            unsafe { self.ready.push(whole.cast()) };
             if self.depth.get() == 0 {
                 self.queue_drain();
             }
@@ -305,9 +308,14 @@ impl Home {
     }
 
     /// Puts an ended I/O on the batch that the poller completes.
+    ///
+    /// # Safety
+    /// What the link begins may be completed by the function of [`start_batches`](HomeRef::start_batches),
+    /// once, and the pointer reaches all of it.
     #[inline]
-    pub(crate) fn push_done(&self, link: &Link) {
-        self.done.push(link);
+    pub(crate) unsafe fn push_done(&self, link: *const Link) {
+        // SAFETY: says the caller.
+        unsafe { self.done.push(link) };
     }
 
     /// What was pushed and is not yet being completed.

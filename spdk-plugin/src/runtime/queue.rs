@@ -44,13 +44,18 @@ impl Fifo {
     }
 
     /// Queues a link. The queue was [settled](Self::settle).
+    ///
+    /// # Safety
+    /// The link is on no queue and stays alive until it was popped. The pointer reaches all of what it is
+    /// part of.
     #[inline]
-    pub(super) fn push(&self, link: &Link) {
-        link.next.set(ptr::null());
-        let end = self.end.replace(&raw const link.next);
-        // SAFETY: what is queued is alive until it was popped: its owner frees it only after its last
-        // poll, or its completion, and what is queued has not had that.
-        unsafe { (*end).set(link) };
+    pub(super) unsafe fn push(&self, link: *const Link) {
+        // SAFETY: the link is alive, and so is what is queued, whose last link `end` may be in.
+        unsafe {
+            (*link).next.set(ptr::null());
+            let end = self.end.replace(&raw const (*link).next);
+            (*end).set(link);
+        }
     }
 
     #[inline]
@@ -142,10 +147,6 @@ impl Node {
     #[inline]
     pub(crate) fn waker(&self) -> Waker {
         self.slot.waker()
-    }
-
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
     }
 
     #[inline]

@@ -58,6 +58,11 @@ impl Slot {
         self.node.set(node);
     }
 
+    /// The node, by the pointer that it was set by.
+    pub(super) fn node(&self) -> *const Node {
+        self.node.get()
+    }
+
     #[inline]
     pub(super) fn waker(&'static self) -> Waker {
         // SAFETY: the table's functions keep `RawWaker`'s contract: the data is a slot, which is
