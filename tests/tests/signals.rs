@@ -53,6 +53,15 @@ fn so_it_does_with_tasks_on_every_core() {
 }
 
 #[test]
+fn so_it_does_with_operations_in_flight() {
+    for number in [libc::SIGINT, libc::SIGTERM] {
+        let host = start("busy", "");
+        signal(&host, number);
+        ends_in_order(host);
+    }
+}
+
+#[test]
 fn tasks_that_spawn_tasks_when_they_go_do_not_keep_it() {
     let host = start("stubborn", "");
     signal(&host, libc::SIGINT);

@@ -2,17 +2,24 @@
 //! `cases --program <name>`. Each writes `ready` when it is.
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
+use serde_json::json;
 use spdk_plugin::runtime::{for_each_core, on_app_thread, sleep, spawn_local, spawn_on};
-use spdk_plugin::{Error, Result};
+use spdk_plugin::{BdevDesc, DmaBuf, Error, Result};
 
-use crate::support::{DISK, app, cpus};
+use crate::support::{DISK, app, bdevs, cpus};
 
 type Program = fn() -> Result<()>;
 
-const PROGRAMS: &[(&str, Program)] =
-    &[("pending", pending), ("many", many), ("stubborn", stubborn), ("served", served)];
+const PROGRAMS: &[(&str, Program)] = &[
+    ("pending", pending),
+    ("many", many),
+    ("stubborn", stubborn),
+    ("served", served),
+    ("busy", busy),
+];
 
 /// With the codes that `#[spdk_plugin::main]` gives.
 pub(crate) fn run(name: &str) -> ExitCode {
@@ -102,6 +109,49 @@ fn served() -> Result<()> {
     let address = std::env::var("CASES_SOCKET").unwrap_or_default();
     app().rpc_addr(address).json_data(DISK).block_on(async {
         let _tell = Tell("future");
+        println!("ready");
+        std::future::pending().await
+    })
+}
+
+/// Operations in flight on every core, on a quick bdev and on a slow one.
+fn busy() -> Result<()> {
+    let malloc = |name: &str| {
+        ("bdev_malloc_create", json!({ "name": name, "num_blocks": 2048, "block_size": 4096 }))
+    };
+    let late = 500_000;
+    let slow = json!({
+        "base_bdev_name": "m1", "name": "slow", "avg_read_latency": late, "p99_read_latency": late,
+        "avg_write_latency": late, "p99_write_latency": late,
+    });
+    let config = bdevs(&[malloc("m0"), malloc("m1"), ("bdev_delay_create", slow)]);
+    let mask = format!("[0-{}]", cpus().min(2) - 1);
+    app().reactor_mask(mask).json_data(config).block_on(async {
+        for_each_core(|_| async {
+            for (name, depth) in [("m0", 64), ("slow", 64)] {
+                let desc = Rc::new(BdevDesc::open(name, true).expect("open"));
+                let channel = desc.get_io_channel().expect("channel");
+                for i in 0..depth {
+                    let (desc, channel) = (Rc::clone(&desc), channel.clone());
+                    spawn_local(async move {
+                        let mut data = DmaBuf::alloc(4096, 4096).expect("memory");
+                        for block in (i..).map(|at| at % 2048) {
+                            if block % 2 == 0 {
+                                desc.read_blocks(&channel, &mut data, block, 1)
+                                    .await
+                                    .expect("read");
+                            } else {
+                                desc.write_blocks(&channel, &mut data, block, 1)
+                                    .await
+                                    .expect("write");
+                            }
+                        }
+                    });
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        })
+        .await?;
         println!("ready");
         std::future::pending().await
     })
