@@ -52,6 +52,9 @@ pub(crate) struct Slot<P: Payload, K> {
     payload: UnsafeCell<P>,
 }
 
+/// Slots that were made at once.
+type Piece<P, K> = Box<[Slot<P, K>]>;
+
 /// A handle to a slab.
 pub(crate) struct Slots<P: Payload, K: 'static>(NonNull<Inner<P, K>>, PhantomData<Inner<P, K>>);
 
@@ -61,7 +64,7 @@ pub(crate) struct Inner<P: Payload, K> {
     handles: Cell<usize>,
     /// The slab itself, by the pointer that it is freed with.
     this: Cell<NonNull<Self>>,
-    pieces: RefCell<Vec<Box<[Slot<P, K>]>>>,
+    pieces: RefCell<Vec<Piece<P, K>>>,
     keep: K,
     home: HomeRef,
 }
@@ -146,7 +149,7 @@ impl<P: Payload, K: 'static> Inner<P, K> {
         let mut pieces = self.pieces.borrow_mut();
         let before: usize = pieces.iter().map(|piece| piece.len()).sum();
         let more = before.clamp(FIRST, MOST);
-        let piece: Box<[Slot<P, K>]> = (before..before + more)
+        let piece: Piece<P, K> = (before..before + more)
             .map(|index| Slot {
                 owner: self.this.get(),
                 next: Cell::new(ptr::null()),

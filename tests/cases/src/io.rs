@@ -28,7 +28,6 @@ crate::cases![
     aborted,
     out_of_requests,
     odd_blocks,
-    bench,
 ];
 
 fn malloc(name: &str, blocks: u64, size: u32) -> (&'static str, Value) {
@@ -291,8 +290,7 @@ fn zcopy() {
 fn zones() {
     let zoned =
         json!({ "name": "z0", "base_bdev": "n0", "zone_capacity": 8, "optimal_open_zones": 1 });
-    let null = json!({ "name": "n0", "num_blocks": 64, "block_size": 512 });
-    run(&[("bdev_null_create", null), ("bdev_zone_block_create", zoned)], async || {
+    run(&[malloc("n0", 64, 512), ("bdev_zone_block_create", zoned)], async || {
         let (desc, channel) = open("z0");
         let zones = desc.get_zone_info(&channel, 0, 8).await?;
         assert_eq!(zones.len(), 8);
@@ -484,46 +482,5 @@ fn odd_blocks() {
         assert_eq!((data.len(), options.metadata.len()), (1040, 8));
         drop((desc, channel));
         device.unregister().await
-    });
-}
-
-fn bench() {
-    let null = json!({ "name": "n0", "num_blocks": 1 << 20, "block_size": 4096 });
-    let qd: usize = std::env::var("QD").map_or(1, |qd| qd.parse().unwrap());
-    let secs: u64 = std::env::var("SECS").map_or(2, |qd| qd.parse().unwrap());
-    run(&[("bdev_null_create", null)], async || {
-        use std::cell::Cell;
-        use std::rc::Rc;
-        let (desc, channel) = open("n0");
-        let desc = Rc::new(desc);
-        let (count, stop, ended) =
-            (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
-        for q in 0..qd {
-            let (desc, channel, count, stop, ended) =
-                (desc.clone(), channel.clone(), count.clone(), stop.clone(), ended.clone());
-            let mut data = buf(4096, 0);
-            spdk_plugin::runtime::spawn_local(async move {
-                let mut seed = q as u64 * 7919 + 1;
-                while !stop.get() {
-                    seed ^= seed << 13;
-                    seed ^= seed >> 7;
-                    seed ^= seed << 17;
-                    let block = seed & ((1 << 20) - 1);
-                    desc.read_blocks(&channel, &mut data, block, 1).await.unwrap();
-                    count.set(count.get() + 1);
-                }
-                ended.set(ended.get() + 1);
-            })
-            .detach();
-        }
-        let (start, before) = (std::time::Instant::now(), count.get());
-        sleep(Duration::from_secs(secs)).await;
-        println!(
-            "QD {qd}: {:.0} IOPS",
-            (count.get() - before) as f64 / start.elapsed().as_secs_f64()
-        );
-        stop.set(true);
-        crate::support::until("tasks", || ended.get() == qd).await;
-        Ok(())
     });
 }
