@@ -192,7 +192,7 @@ impl Port {
     pub(super) fn blocks(&self, bytes: u64) -> Option<u64> {
         if self.shift == NO_SHIFT {
             let size = u64::from(self.block_size);
-            return (bytes % size == 0).then(|| bytes / size);
+            return bytes.is_multiple_of(size).then(|| bytes / size);
         }
         let blocks = bytes >> self.shift;
         (blocks << self.shift == bytes).then_some(blocks)

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// let mut data = DmaBuf::alloc_zeroed(4096, 4096)?;
 /// let metadata = DmaBuf::alloc_zeroed(desc.md_size() as usize, 64)?;
 /// let mut options = IoOptions::new().with_metadata(metadata);
-/// desc.read_blocks_ext(&channel, &mut data, 0, 1, &mut options).await?;
+/// desc.read_blocks(&channel, &mut data, 0, 1).with_options(&mut options).await?;
 /// println!("{:?}", &options.metadata[..]);
 /// # Ok(())
 /// # }

@@ -139,7 +139,7 @@ fn check(place: &Place<'_>, first: u64, count: u64) -> Result<u64> {
         return Err(errno(format!("a zone operation on bdev {}, which has no zones", desc.name())));
     }
     let end = size.checked_mul(count).and_then(|len| first.checked_add(len));
-    if first % size != 0 || count == 0 || end.is_none_or(|end| end > desc.num_blocks()) {
+    if !first.is_multiple_of(size) || count == 0 || end.is_none_or(|end| end > desc.num_blocks()) {
         return Err(Error::Invalid(format!(
             "bdev {} has no {count} zones from block {first} on: it has zones of {size} blocks, and {} \
              blocks",

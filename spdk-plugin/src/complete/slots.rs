@@ -13,7 +13,6 @@
 //! All of this happens on one thread.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::task::Waker;
@@ -52,8 +51,11 @@ pub(crate) struct Slot<P: Payload, K> {
     payload: UnsafeCell<P>,
 }
 
+/// Slots that were made at once.
+type Piece<P, K> = Box<[Slot<P, K>]>;
+
 /// A handle to a slab.
-pub(crate) struct Slots<P: Payload, K: 'static>(NonNull<Inner<P, K>>, PhantomData<Inner<P, K>>);
+pub(crate) struct Slots<P: Payload, K: 'static>(NonNull<Inner<P, K>>);
 
 pub(crate) struct Inner<P: Payload, K> {
     free: Cell<*const Slot<P, K>>,
@@ -61,7 +63,7 @@ pub(crate) struct Inner<P: Payload, K> {
     handles: Cell<usize>,
     /// The slab itself, by the pointer that it is freed with.
     this: Cell<NonNull<Self>>,
-    pieces: RefCell<Vec<Box<[Slot<P, K>]>>>,
+    pieces: RefCell<Vec<Piece<P, K>>>,
     keep: K,
     home: HomeRef,
 }
@@ -78,7 +80,7 @@ impl<P: Payload, K: 'static> Slots<P, K> {
             keep,
             home,
         });
-        let slots = Self(NonNull::from(Box::leak(inner)), PhantomData);
+        let slots = Self(NonNull::from(Box::leak(inner)));
         slots.this.set(slots.0);
         slots.grow();
         slots
@@ -88,7 +90,7 @@ impl<P: Payload, K: 'static> Slots<P, K> {
 impl<P: Payload, K: 'static> Clone for Slots<P, K> {
     fn clone(&self) -> Self {
         self.handles.set(self.handles.get() + 1);
-        Self(self.0, PhantomData)
+        Self(self.0)
     }
 }
 
@@ -146,7 +148,7 @@ impl<P: Payload, K: 'static> Inner<P, K> {
         let mut pieces = self.pieces.borrow_mut();
         let before: usize = pieces.iter().map(|piece| piece.len()).sum();
         let more = before.clamp(FIRST, MOST);
-        let piece: Box<[Slot<P, K>]> = (before..before + more)
+        let piece: Piece<P, K> = (before..before + more)
             .map(|index| Slot {
                 owner: self.this.get(),
                 next: Cell::new(ptr::null()),
@@ -215,7 +217,7 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     pub(crate) fn handle(&self) -> Slots<P, K> {
         let owner = self.owner();
         owner.handles.set(owner.handles.get() + 1);
-        Slots(self.owner, PhantomData)
+        Slots(self.owner)
     }
 
     /// The payload, which belongs to the future while the slot is held or has landed, and to C and the

@@ -87,6 +87,11 @@ pub(super) struct Lease {
     base: NonNull<u8>,
 }
 
+// SAFETY: it is the right to bytes, which may go anywhere, and a share in a pool that may, too.
+unsafe impl Send for Lease {}
+// SAFETY: nothing can be done with a shared one.
+unsafe impl Sync for Lease {}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let offset = self.base.addr().get() - self.pool.block.base.addr().get();

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spdk_plugin::bdev::NvmeCmd;
 use spdk_plugin::bdev::{BdevDesc, IoChannel, IoOptions, ZoneAction, ZoneState};
 use spdk_plugin::dma::{DmaBuf, IoVec};
-use spdk_plugin::module::{BdevBuilder, IoError, Metadata};
+use spdk_plugin::module::{Bdev, BdevBuilder, BdevIo, IoError, IoResult, Metadata};
 use spdk_plugin::runtime::sleep;
-use spdk_plugin::{Error, Result};
+use spdk_plugin::{Error, Result, bdev_module};
 
 use crate::disk::Disk;
 use crate::support::{app, bdevs, rpc, supported};
@@ -28,7 +29,8 @@ crate::cases![
     aborted,
     out_of_requests,
     odd_blocks,
-    bench,
+    passthrough,
+    separate_metadata,
 ];
 
 fn malloc(name: &str, blocks: u64, size: u32) -> (&'static str, Value) {
@@ -291,8 +293,7 @@ fn zcopy() {
 fn zones() {
     let zoned =
         json!({ "name": "z0", "base_bdev": "n0", "zone_capacity": 8, "optimal_open_zones": 1 });
-    let null = json!({ "name": "n0", "num_blocks": 64, "block_size": 512 });
-    run(&[("bdev_null_create", null), ("bdev_zone_block_create", zoned)], async || {
+    run(&[malloc("n0", 64, 512), ("bdev_zone_block_create", zoned)], async || {
         let (desc, channel) = open("z0");
         let zones = desc.get_zone_info(&channel, 0, 8).await?;
         assert_eq!(zones.len(), 8);
@@ -487,43 +488,94 @@ fn odd_blocks() {
     });
 }
 
-fn bench() {
-    let null = json!({ "name": "n0", "num_blocks": 1 << 20, "block_size": 4096 });
-    let qd: usize = std::env::var("QD").map_or(1, |qd| qd.parse().unwrap());
-    let secs: u64 = std::env::var("SECS").map_or(2, |qd| qd.parse().unwrap());
-    run(&[("bdev_null_create", null)], async || {
-        use std::cell::Cell;
-        use std::rc::Rc;
-        let (desc, channel) = open("n0");
-        let desc = Rc::new(desc);
-        let (count, stop, ended) =
-            (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
-        for q in 0..qd {
-            let (desc, channel, count, stop, ended) =
-                (desc.clone(), channel.clone(), count.clone(), stop.clone(), ended.clone());
-            let mut data = buf(4096, 0);
-            spdk_plugin::runtime::spawn_local(async move {
-                let mut seed = q as u64 * 7919 + 1;
-                while !stop.get() {
-                    seed ^= seed << 13;
-                    seed ^= seed >> 7;
-                    seed ^= seed << 17;
-                    let block = seed & ((1 << 20) - 1);
-                    desc.read_blocks(&channel, &mut data, block, 1).await.unwrap();
-                    count.set(count.get() + 1);
-                }
-                ended.set(ended.get() + 1);
-            })
-            .detach();
-        }
-        let (start, before) = (std::time::Instant::now(), count.get());
-        sleep(Duration::from_secs(secs)).await;
-        println!(
-            "QD {qd}: {:.0} IOPS",
-            (count.get() - before) as f64 / start.elapsed().as_secs_f64()
-        );
-        stop.set(true);
-        crate::support::until("tasks", || ended.get() == qd).await;
+/// Answers NVMe commands with what they are, and gives each block its number as metadata.
+struct Nvme;
+
+#[bdev_module(name = "case_nvme")]
+impl Bdev for Nvme {
+    type Channel = ();
+
+    fn channel(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn read(&self, _: &(), mut io: BdevIo<'_>) -> IoResult {
+        let first = io.offset_blocks() as u8;
+        io.bufs_mut().for_each(|buf| buf.fill(1));
+        for (i, md) in io.metadata_mut().into_iter().flat_map(|md| md.chunks_mut(8)).enumerate() {
+            md.fill(first + i as u8);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, _: &(), io: BdevIo<'_>) -> IoResult {
+        let given = io.metadata().is_some_and(|md| md.iter().all(|byte| *byte == 9));
+        if given { Ok(()) } else { Err(IoError::INVALID_FIELD) }
+    }
+
+    async fn nvme_admin(&self, _: &(), mut io: BdevIo<'_>) -> IoResult {
+        let nvme = io.nvme().ok_or(IoError::Failed)?;
+        let opcode = nvme.command[0];
+        nvme.data[..64].copy_from_slice(nvme.command);
+        io.set_cdw0(77);
+        if opcode == 0xc0 { Err(IoError::Nvme { cdw0: 5, sct: 1, sc: 2 }) } else { Ok(()) }
+    }
+
+    async fn nvme_io(&self, _: &(), mut io: BdevIo<'_>) -> IoResult {
+        io.nvme().ok_or(IoError::Failed)?.data.fill(3);
+        Ok(())
+    }
+
+    async fn nvme_io_md(&self, _: &(), mut io: BdevIo<'_>) -> IoResult {
+        io.nvme().ok_or(IoError::Failed)?.metadata.fill(4);
+        Ok(())
+    }
+}
+
+fn passthrough() {
+    run(&[], async || {
+        let device = BdevBuilder::new("nvme", 512, 64).register(Nvme).await?;
+        let (desc, channel) = open("nvme");
+        let (mut data, mut md) = (buf(512, 0), buf(16, 0));
+        let mut cmd = NvmeCmd::new(6);
+        cmd.cdw10_15[0] = 0x0102_0304;
+        // SAFETY: the device is the one above, which stays inside the buffers.
+        unsafe {
+            let cdw0 = desc.nvme_admin_passthru(&channel, cmd, &mut data).await?;
+            assert_eq!((cdw0, data[0], &data[40..44]), (77, 6, &[4, 3, 2, 1][..]));
+            let result = desc.nvme_admin_passthru(&channel, NvmeCmd::new(0xc0), &mut data).await;
+            assert_eq!(cause(result), IoError::Nvme { cdw0: 5, sct: 1, sc: 2 });
+            desc.nvme_io_passthru(&channel, cmd, &mut data).await?;
+            assert_eq!((data.len(), data[511]), (512, 3));
+            desc.nvme_io_passthru_md(&channel, cmd, &mut data, &mut md).await?;
+            assert_eq!((md.len(), md[15]), (16, 4));
+        }
+        drop((desc, channel));
+        device.unregister().await
+    });
+}
+
+fn separate_metadata() {
+    run(&[], async || {
+        let metadata = Metadata { size: 8, interleaved: false };
+        let builder = BdevBuilder::new("nvme", 512, 64).metadata(metadata);
+        let device = builder.register(Nvme).await?;
+        let (desc, channel) = open("nvme");
+        let mut data = buf(1024, 0);
+        let mut options = IoOptions::new().with_metadata(buf(16, 0));
+        desc.read_blocks(&channel, &mut data, 5, 2).with_options(&mut options).await?;
+        assert_eq!((data[1023], options.metadata[7], options.metadata[8]), (1, 5, 6));
+        let mut list: IoVec = data.into_chunks(512).into();
+        options.metadata.fill(9);
+        desc.writev(&channel, &mut list, 0, 1024).with_options(&mut options).await?;
+        options.metadata.fill(8);
+        let result = desc.writev(&channel, &mut list, 0, 1024).with_options(&mut options).await;
+        assert_eq!(cause(result), IoError::INVALID_FIELD);
+        let mut short = IoOptions::new().with_metadata(buf(8, 0));
+        let error = desc.writev(&channel, &mut list, 0, 1024).with_options(&mut short).await;
+        let text = error.unwrap_err().to_string();
+        assert!(text.ends_with("needs 16 bytes of metadata, and there are 8"), "{text}");
+        drop((desc, channel));
+        device.unregister().await
     });
 }

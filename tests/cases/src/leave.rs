@@ -113,8 +113,12 @@ fn every_operation_dropped() {
             until("all operations", || channel.in_flight() == 0).await;
         }
         let mut read = buf(0);
-        drop(desc.reset(&channel).start_and_give());
-        until("the reset", || channel.in_flight() == 0).await;
+        let base = BdevDesc::open("m0", false)?;
+        let to_base = base.get_io_channel()?;
+        let mut reset = base.reset(&to_base);
+        reset.start();
+        drop(reset);
+        until("the reset", || to_base.in_flight() == 0).await;
         desc.read_blocks(&channel, &mut read, 1, 1).await?;
         assert!(read.iter().all(|byte| *byte == 2));
         // With everything else gone, too.
@@ -127,17 +131,6 @@ fn every_operation_dropped() {
         assert!(read.iter().all(|byte| *byte == 7));
         Ok(())
     });
-}
-
-trait Started: Sized {
-    fn start_and_give(self) -> Self;
-}
-
-impl Started for spdk_plugin::bdev::Op<'_, ()> {
-    fn start_and_give(mut self) -> Self {
-        self.start();
-        self
-    }
 }
 
 fn every_operation_forgotten() {
@@ -394,6 +387,10 @@ fn removed_under_load() {
 }
 
 fn reset_under_load() {
+    // SPDK's own delay bdev of 20.07 looks for a channel in the end of a reset, where there is none.
+    if spdk_plugin_sys::VERSION_MAJOR == 20 {
+        return;
+    }
     run(200_000, async || {
         let (desc, channel) = open();
         let mut bufs: Vec<DmaBuf> = (0..64).map(buf).collect();
