@@ -84,8 +84,10 @@ pub(super) struct Port {
     /// It does not end before the channel is put.
     thread: *mut sys::spdk_thread,
     pub(super) block_size: u32,
-    /// The logarithm of the block size, or [`NO_SHIFT`].
+    /// The logarithm of the block size, and the bits of a place within a block. All bits where the block size
+    /// is no power of two.
     shift: u32,
+    within_block: u64,
     /// Operations that found SPDK out of requests, in order. The first one has an entry with SPDK.
     first: Cell<*const OpSlot>,
     last: Cell<*const OpSlot>,
@@ -94,8 +96,6 @@ pub(super) struct Port {
     pub(super) serial: u64,
     pub(super) desc: Rc<DescInner>,
 }
-
-const NO_SHIFT: u32 = u32::MAX;
 
 impl Drop for Port {
     fn drop(&mut self) {
@@ -121,7 +121,10 @@ impl BdevDesc {
             return Err(Error::NoMemory(format!("a channel of bdev {}", desc.name())));
         }
         let block_size = desc.block_size();
-        let shift = if block_size.is_power_of_two() { block_size.ilog2() } else { NO_SHIFT };
+        let (shift, within_block) = match block_size.is_power_of_two() {
+            true => (block_size.ilog2(), u64::from(block_size) - 1),
+            false => (0, u64::MAX),
+        };
         // SAFETY: asks for a size.
         let words = unsafe { sys::spdkp_wait_size() }.div_ceil(8);
         let port = Port {
@@ -131,6 +134,7 @@ impl BdevDesc {
             thread: unsafe { sys::spdk_get_thread() },
             block_size,
             shift,
+            within_block,
             first: Cell::new(ptr::null()),
             last: Cell::new(ptr::null()),
             entry: (0..words).map(|_| UnsafeCell::new(0)).collect(),
@@ -189,13 +193,13 @@ impl Port {
 
     /// Bytes in blocks; `None` if they are not whole blocks.
     #[inline]
-    pub(super) fn blocks(&self, bytes: u64) -> Option<u64> {
-        if self.shift == NO_SHIFT {
-            let size = u64::from(self.block_size);
-            return bytes.is_multiple_of(size).then(|| bytes / size);
+    pub(super) fn blocks(&self, offset: u64, len: u64) -> Option<(u64, u64)> {
+        if (offset | len) & self.within_block == 0 {
+            return Some((offset >> self.shift, len >> self.shift));
         }
-        let blocks = bytes >> self.shift;
-        (blocks << self.shift == bytes).then_some(blocks)
+        let size = u64::from(self.block_size);
+        let whole = offset.is_multiple_of(size) && len.is_multiple_of(size);
+        whole.then(|| (offset / size, len / size))
     }
 }
 

@@ -179,7 +179,11 @@ impl sealed::Load for Source {
 
     fn put(&mut self, place: Place<'_>, _: usize) -> Result<bool> {
         let port = place.channel.port();
-        let blocks = if self.in_blocks { Some(self.offset) } else { port.blocks(self.offset) };
+        let blocks = if self.in_blocks {
+            Some(self.offset)
+        } else {
+            port.blocks(self.offset, 0).map(|(offset, _)| offset)
+        };
         place.cargo.op.value = blocks.ok_or_else(|| {
             Error::Invalid(format!(
                 "a copy from byte {} of bdev {}: it must be a multiple of its block size, {}",

@@ -203,9 +203,9 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
         let (offset, num, len) = if self.in_blocks {
             (self.offset, self.len, self.len.saturating_mul(size))
         } else {
-            match (port.blocks(self.offset), port.blocks(self.len)) {
-                (Some(offset), Some(num)) => (offset, num, self.len),
-                _ => return Err(Box::new(self.unaligned())),
+            match port.blocks(self.offset, self.len) {
+                Some((offset, num)) => (offset, num, self.len),
+                None => return Err(Box::new(self.unaligned())),
             }
         };
         let md = u64::from(port.desc.md_size());
@@ -481,14 +481,13 @@ impl sealed::Load for &mut DmaBuf {
     #[inline]
     fn put(&mut self, place: Place<'_>, _: usize) -> Result<bool> {
         place.cargo.op.buf = self.addr().cast();
-        // What the slot has in exchange is empty.
-        std::mem::swap(&mut place.cargo.buf, *self);
+        self.move_to(&mut place.cargo.buf);
         Ok(true)
     }
 
     #[inline]
     fn back(&mut self, place: Place<'_>, _: usize) {
-        std::mem::swap(*self, &mut place.cargo.buf);
+        place.cargo.buf.move_to(self);
     }
 }
 

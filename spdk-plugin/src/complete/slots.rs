@@ -275,11 +275,11 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     /// Has `waker` woken when it lands.
     #[inline]
     pub(crate) fn set_waker(&self, waker: &Waker) {
-        let old = self.waker.take();
-        self.waker.set(match old {
-            Some(old) if old.will_wake(waker) => Some(old),
-            _ => Some(waker.clone()),
-        });
+        // SAFETY: nothing else reads or writes the cell during the comparison.
+        let known = unsafe { &*self.waker.as_ptr() };
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker.set(Some(waker.clone()));
+        }
     }
 
     /// The callback has come and the payload says how it ended: wakes the future, or cleans up after one
@@ -309,9 +309,7 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     #[inline]
     pub(crate) fn touch_down(&self) {
         self.state.set(LANDED);
-        if let Some(waker) = self.waker.take() {
-            wake_at(self.owner().home(), waker);
-        }
+        wake_at(self.owner().home(), &self.waker);
     }
 
     /// Makes a slot free whose payload the future has emptied.

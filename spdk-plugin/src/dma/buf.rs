@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 
@@ -92,6 +92,19 @@ impl DmaBuf {
     /// A buffer of no bytes and no memory.
     pub const fn empty() -> Self {
         Self { base: NonNull::dangling(), len: 0, owner: Owner::Nobody }
+    }
+
+    /// Moves everything to `to`, which is empty, and leaves this one empty. As `mem::take`, but for the
+    /// questions what to drop.
+    #[inline]
+    pub(crate) fn move_to(&mut self, to: &mut Self) {
+        debug_assert!(matches!(to.owner, Owner::Nobody), "what is there would leak");
+        // SAFETY: two distinct buffers; what was in `self` now is in `to` alone.
+        unsafe {
+            ptr::copy_nonoverlapping(self, to, 1);
+            (&raw mut self.owner).write(Owner::Nobody);
+        }
+        self.len = 0;
     }
 
     /// The address of the first byte, for SPDK.

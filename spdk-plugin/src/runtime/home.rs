@@ -155,7 +155,6 @@ impl Home {
     }
 
     /// Does what is left to do at the end of the outermost callback.
-    #[cold]
     #[inline(never)]
     fn leave(&'static self) {
         self.depth.set(1);
@@ -177,7 +176,7 @@ impl Home {
         self.thread.store(ptr::null_mut(), Ordering::Release);
     }
 
-    #[cold]
+    #[inline(always)]
     fn drain(&'static self) {
         // What is queued meanwhile waits for the next turn: a task that wakes itself would run on and on.
         let last = self.ready.last();
@@ -196,6 +195,7 @@ impl Home {
 
     /// Has this thread drain again after its other work. If SPDK has no message to spare, the next
     /// callback on this thread does it.
+    #[cold]
     fn queue_drain(&'static self) {
         if self.drain_queued.replace(true) {
             return;
@@ -213,6 +213,7 @@ impl Home {
     ///
     /// # Safety
     /// The node is alive, not queued, not running, and belongs to this home.
+    #[inline(always)]
     unsafe fn poll(&'static self, node: *const Node) {
         // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
         let node_ref = unsafe { &*node };

@@ -88,12 +88,16 @@ impl Slot {
     }
 }
 
-/// Wakes by a waker on the thread whose home is `home`, in a callback of C's.
+/// Wakes by the waker in `place`, if there is one, on the thread whose home is `home`, in a callback of
+/// C's.
 ///
-/// One of that home's own takes the short way: no question which thread this is, and no guard against
-/// a panic, as there is nothing of a user's in it.
+/// One of that home's own takes the short way and stays in its place, which costs nothing and may save
+/// storing it again: no question which thread this is, and no guard against a panic, as there is nothing
+/// of a user's in it.
 #[inline]
-pub(crate) fn wake_at(home: &'static Home, waker: Waker) {
+pub(crate) fn wake_at(home: &'static Home, place: &Cell<Option<Waker>>) {
+    // SAFETY: nothing else reads or writes the place while we look at what is in it.
+    let Some(waker) = (unsafe { &*place.as_ptr() }) else { return };
     if ptr::eq(waker.vtable(), &WAKER) {
         // SAFETY: the data of this table's wakers is a slot, and slots are never freed.
         let slot: &'static Slot = unsafe { &*waker.data().cast() };
@@ -101,7 +105,8 @@ pub(crate) fn wake_at(home: &'static Home, waker: Waker) {
             return slot.wake_here();
         }
     }
-    let _ = catch("a waker", || waker.wake());
+    let waker = place.take();
+    let _ = catch("a waker", || waker.map(Waker::wake));
 }
 
 static WAKER: RawWakerVTable = RawWakerVTable::new(
