@@ -62,6 +62,19 @@ fn hello_bdev() {
     assert!(!output.status.success() && output.log.contains("hello_bdev: there is no bdev"));
 }
 
+/// What the README shows of it is what is there.
+#[test]
+fn hello_bdev_is_in_the_readme() {
+    let readme = include_str!("../../README.md");
+    for file in [
+        include_str!("../../examples/hello_bdev/src/main.rs"),
+        include_str!("../../examples/hello_bdev/build.rs"),
+    ] {
+        let code = &file[file.find("use spdk_plugin").unwrap()..];
+        assert!(readme.contains(&format!("```rust\n{code}```\n")), "{code}");
+    }
+}
+
 #[test]
 fn copy() {
     let dir = tempfile::tempdir().unwrap();
