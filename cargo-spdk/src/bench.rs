@@ -1,19 +1,20 @@
-//! `cargo spdk bench`: the project's modules against C's, in pairs on one core.
+//! `cargo spdk bench`: the project's modules and its client against C's, in pairs on one core.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use spdk_plugin_build::Spdk;
-use spdk_plugin_rig::{Bdevperf, Config};
+use spdk_plugin_rig::{Bdevperf, Build, Config, Host, cpus};
 
 use crate::error::{Error, Result};
 use crate::setup::describe;
 use crate::table::table;
 use crate::{print, workspace};
 
-/// Compare a module with its C counterpart, run by run in alternation
+/// Compare ours with its C counterpart, run by run in alternation on one core
 ///
 /// Absolute figures mean nothing on a shared machine; the ratio of two runs side by side does.
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,12 @@ pub(crate) struct Args {
 enum Bench {
     /// The null bdev against SPDK's bdev_null
     Null,
+    /// Reads of SPDK's bdev_null through the client against those of SPDK's bdevperf
+    Client,
 }
+
+/// The bdev that is read.
+const DISK: &str = "null0";
 
 /// One case's figures: medians of IOPS, and of the ratio of each pair, where above 1 ours is faster.
 #[derive(Debug, Serialize)]
@@ -52,13 +58,9 @@ struct Figures {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let spdk = workspace::spdk()?;
-    let plugin = workspace::modules(&spdk)?;
-    eprintln!("SPDK {}; {} pairs of {} s", describe(&spdk), args.pairs, args.seconds);
     let figures = match args.bench {
-        Bench::Null => [1, 128]
-            .into_iter()
-            .map(|depth| null(&spdk, &plugin, depth, args))
-            .collect::<Result<Vec<_>>>()?,
+        Bench::Null => null(&spdk, args)?,
+        Bench::Client => client(&spdk, args)?,
     };
     let rows: Vec<_> = figures
         .iter()
@@ -82,35 +84,96 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn null(spdk: &Spdk, plugin: &PathBuf, depth: u32, args: &Args) -> Result<Figures> {
-    let iops = |method: &str| -> Result<f64> {
-        let params = json!({ "name": "null0", "num_blocks": 1_048_576, "block_size": 512 });
-        // The plugin is loaded on both sides, so that the process is the same.
-        let perf = Bdevperf::new(spdk, "randread")
-            .plugin(plugin)
-            .config(Config::new().bdev(method, params))
-            .queue_depth(depth)
-            .seconds(args.seconds)
-            .run()
-            .map_err(workspace::rig)?;
-        Ok(perf.iops)
+fn null(spdk: &Spdk, args: &Args) -> Result<Vec<Figures>> {
+    // The plugin is loaded on both sides, so that the process is the same.
+    let plugin = workspace::modules(spdk)?;
+    let iops = |method: &str, depth: u32| {
+        let config = Config::new().bdev(method, disk());
+        bdevperf(spdk, config, depth, args, |perf| perf.plugin(&plugin))
     };
+    let compare = |depth| {
+        pairs(args, depth, || iops("bdev_rnull_create", depth), || iops("bdev_null_create", depth))
+    };
+    eprintln!("SPDK {}; {} pairs of {} s", describe(spdk), args.pairs, args.seconds);
+    [1, 128].into_iter().map(compare).collect()
+}
+
+fn client(spdk: &Spdk, args: &Args) -> Result<Vec<Figures>> {
+    eprintln!("Building the client against SPDK {}", spdk.version());
+    let program = Build::package("spdk-plugin-bench-client").release().bin(spdk, "bench_client");
+    let program = program.map_err(workspace::rig)?;
+    let config = Config::new().bdev("bdev_null_create", disk());
+    let compare = |depth| {
+        let ours = || reads(spdk, &program, &config, depth, args);
+        pairs(args, depth, ours, || bdevperf(spdk, config.clone(), depth, args, |perf| perf))
+    };
+    eprintln!("SPDK {}; {} pairs of {} s", describe(spdk), args.pairs, args.seconds);
+    [1, 32, 128].into_iter().map(compare).collect()
+}
+
+/// The parameters of either null bdev.
+fn disk() -> Value {
+    json!({ "name": DISK, "num_blocks": 1_048_576, "block_size": 512 })
+}
+
+/// Random reads a second by SPDK's bdevperf.
+fn bdevperf(
+    spdk: &Spdk,
+    config: Config,
+    depth: u32,
+    args: &Args,
+    change: impl Fn(Bdevperf) -> Bdevperf,
+) -> Result<f64> {
+    let perf = Bdevperf::new(spdk, "randread").config(config).queue_depth(depth);
+    let perf = perf.seconds(args.seconds).host(|host| host.core_mask(core()));
+    Ok(change(perf).run().map_err(workspace::rig)?.iops)
+}
+
+/// The same by the program of the client.
+fn reads(spdk: &Spdk, program: &Path, config: &Config, depth: u32, args: &Args) -> Result<f64> {
+    let seconds = args.seconds;
+    let host = Host::builder(spdk, program).config(config).core_mask(core());
+    let host = host.args([format!("bdev={DISK}"), format!("depth={depth}")]);
+    let run =
+        host.arg(format!("seconds={seconds}")).run(Duration::from_secs(60 + u64::from(seconds)));
+    let output = run.map_err(workspace::rig)?;
+    let figure = output.log.lines().find_map(|line| line.strip_suffix(" IOPS")?.parse().ok());
+    match figure {
+        Some(iops) if output.status.success() => Ok(iops),
+        _ => Err(Error::new(format!("bench_client: {}\n{}", output.status, output.log))),
+    }
+}
+
+/// One core for all runs: the last, as the first has more of the machine's other work.
+fn core() -> String {
+    format!("[{}]", cpus().last().unwrap_or(&0))
+}
+
+fn pairs(
+    args: &Args,
+    depth: u32,
+    ours: impl Fn() -> Result<f64>,
+    theirs: impl Fn() -> Result<f64>,
+) -> Result<Figures> {
     let mut pairs = Vec::new();
     for i in 0..args.pairs {
         // Whoever goes first has the warmer or the colder machine: take turns.
         let pair = if i % 2 == 0 {
-            let ours = iops("bdev_rnull_create")?;
-            (ours, iops("bdev_null_create")?)
+            let ours = ours()?;
+            (ours, theirs()?)
         } else {
-            let theirs = iops("bdev_null_create")?;
-            (iops("bdev_rnull_create")?, theirs)
+            let theirs = theirs()?;
+            (ours()?, theirs)
         };
         eprintln!("QD {depth}: {:.0} against {:.0}, {:.3}", pair.0, pair.1, pair.0 / pair.1);
         pairs.push(pair);
     }
     let ratios: Vec<f64> = pairs.iter().map(|(ours, theirs)| ours / theirs).collect();
     Ok(Figures {
-        bench: "null".into(),
+        bench: match args.bench {
+            Bench::Null => "null".into(),
+            Bench::Client => "client".into(),
+        },
         case: format!("4 KiB randread, QD {depth}"),
         ours: quantile(pairs.iter().map(|pair| pair.0), 0.5),
         theirs: quantile(pairs.iter().map(|pair| pair.1), 0.5),

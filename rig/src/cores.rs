@@ -34,7 +34,7 @@ impl Cores {
             }
             Self::Count(count) => {
                 let turn = NEXT.fetch_add(*count, Ordering::Relaxed);
-                Ok(pick(&allowed(), *count, turn + std::process::id() as usize))
+                Ok(pick(&cpus(), *count, turn + std::process::id() as usize))
             }
         }
     }
@@ -51,8 +51,8 @@ fn pick(cpus: &[usize], count: usize, turn: usize) -> Choice {
     Choice::Mask(format!("[{}]", list(&picked)))
 }
 
-/// The CPUs this process may run on; CPU 0 if the system does not say.
-fn allowed() -> Vec<usize> {
+/// The CPUs that this process may run on; CPU 0 if the system does not say.
+pub fn cpus() -> Vec<usize> {
     let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
     // SAFETY: `set` is writable memory of the size given, and all zeroes is an empty set.
     let set = unsafe {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn this_process_may_run_somewhere() {
-        assert!(!allowed().is_empty());
+        assert!(!cpus().is_empty());
         assert!(Cores::Count(0).choose().is_err());
     }
 }

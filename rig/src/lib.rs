@@ -27,6 +27,7 @@ pub use bdevio::{Bdevio, Report};
 pub use bdevperf::{Bdevperf, BdevperfServer, Running};
 pub use builder::HostBuilder;
 pub use config::Config;
+pub use cores::cpus;
 pub use error::{Error, Result};
 pub use host::{Host, Output};
 pub use memory::{Memory, free_hugepages_mb};

@@ -1,0 +1,7 @@
+//! Links SPDK and the bdev modules that the program uses.
+
+use spdk_plugin_build::{Linkage, app};
+
+fn main() {
+    app(&["event_bdev", "bdev_malloc"], Linkage::Auto);
+}
