@@ -86,9 +86,12 @@ pub(super) struct Port {
     pub(super) block_size: u32,
     /// The logarithm of the block size, or [`NO_SHIFT`].
     shift: u32,
-    /// Operations that found SPDK out of requests, in order. The first one has an entry with SPDK.
+    /// Operations that found SPDK out of requests, in order.
     first: Cell<*const OpSlot>,
     last: Cell<*const OpSlot>,
+    /// SPDK has the entry and will call [`on_room`]. It cannot be taken back: not even when nobody waits
+    /// any more.
+    asked: Cell<bool>,
     entry: Box<[UnsafeCell<u64>]>,
     /// No other channel of the process has it.
     pub(super) serial: u64,
@@ -133,6 +136,7 @@ impl BdevDesc {
             shift,
             first: Cell::new(ptr::null()),
             last: Cell::new(ptr::null()),
+            asked: Cell::new(false),
             entry: (0..words).map(|_| UnsafeCell::new(0)).collect(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             desc,
@@ -322,36 +326,40 @@ pub(super) fn stop_waiting(port: &Port, slot: *const OpSlot) -> bool {
 /// Has SPDK call back when it has a request to spare. False: it has one now.
 fn wait(slots: &Inner<Cargo, Port>) -> bool {
     let port = slots.keep();
-    let ctx = ptr::from_ref(slots).cast_mut().cast();
-    // SAFETY: the entry is large enough and not queued, and stays where it is while an operation waits,
-    // which counts as in flight and so keeps the slab.
-    unsafe {
-        let entry = port.entry.as_ptr().cast_mut().cast();
-        sys::spdkp_wait(entry, port.desc.bdev(), port.raw, Some(on_room), ctx) == 0
+    if port.asked.get() {
+        return true;
     }
+    let ctx = slots.handle().into_raw();
+    // SAFETY: the entry is large enough, and SPDK does not have it; it stays where it is until `on_room`,
+    // whose handle keeps the slab.
+    let rc = unsafe {
+        let entry = port.entry.as_ptr().cast_mut().cast();
+        sys::spdkp_wait(entry, port.desc.bdev(), port.raw, Some(on_room), ctx)
+    };
+    port.asked.set(rc == 0);
+    if rc != 0 {
+        // SAFETY: SPDK did not take it.
+        drop(unsafe { OpSlots::from_raw(ctx) });
+    }
+    rc == 0
 }
 
 /// SPDK has a request to spare.
 unsafe extern "C" fn on_room(ctx: *mut c_void) {
-    // SAFETY: `wait` passed the slab.
-    let home = unsafe { (*ctx.cast::<Inner<Cargo, Port>>()).home() };
-    // SAFETY: as above.
-    home.enter(|| unsafe { serve(ctx.cast()) });
+    // SAFETY: `wait` passed it, and SPDK calls once, on the channel's thread.
+    let slots = unsafe { OpSlots::from_raw(ctx) };
+    slots.home().enter(move || {
+        slots.keep().asked.set(false);
+        serve(&slots);
+    });
 }
 
 /// Submits those that wait, in order, until SPDK is out of requests again.
-///
-/// # Safety
-/// The slab is there; it may be gone afterwards.
-unsafe fn serve(slots: *const Inner<Cargo, Port>) {
+fn serve(slots: &Inner<Cargo, Port>) {
+    let port = slots.keep();
     let mut tried = 0;
-    loop {
-        // SAFETY: what waits is in flight and keeps the slab; if nothing does, the last landing may have
-        // ended the slab, and we have returned.
-        let (slots, port) = unsafe { (&*slots, (*slots).keep()) };
-        let Some(slot) = pop(port) else { return };
-        let last = port.first.get().is_null();
-        // SAFETY: as above.
+    while let Some(slot) = pop(port) {
+        // SAFETY: what waits is in flight, so it is there.
         let waits = unsafe { &*slot };
         let rc = if waits.is_orphaned() || !still_makes_sense(waits) {
             -libc::ECANCELED
@@ -378,9 +386,6 @@ unsafe fn serve(slots: *const Inner<Cargo, Port>) {
                 (*op).err = rc;
                 Slot::land(slot);
             }
-        }
-        if last {
-            return;
         }
     }
 }

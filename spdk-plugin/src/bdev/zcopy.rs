@@ -80,7 +80,7 @@ impl sealed::Answer for Zcopy {
 
     fn read(mut slot: Landed<'_>) -> Self {
         let (offset, num) = (slot.cargo().op.offset, slot.cargo().op.num);
-        Self { slot: slot.0, channel: slot.0.handle(), offset, num }
+        Self { slot: slot.0, channel: slot.0.owner().handle(), offset, num }
     }
 }
 

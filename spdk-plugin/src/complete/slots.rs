@@ -13,6 +13,8 @@
 //! All of this happens on one thread.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::task::Waker;
@@ -85,6 +87,19 @@ impl<P: Payload, K: 'static> Slots<P, K> {
         slots.grow();
         slots
     }
+
+    /// A handle for C to keep, which comes back by [`from_raw`](Self::from_raw).
+    pub(crate) fn into_raw(self) -> *mut c_void {
+        ManuallyDrop::new(self).0.as_ptr().cast()
+    }
+
+    /// # Safety
+    /// It is from [`into_raw`](Self::into_raw) of the same types, comes back this once, and this is the
+    /// slab's thread.
+    pub(crate) unsafe fn from_raw(raw: *mut c_void) -> Self {
+        // SAFETY: says the caller: it is the address of a slab.
+        Self(unsafe { NonNull::new_unchecked(raw.cast()) })
+    }
 }
 
 impl<P: Payload, K: 'static> Clone for Slots<P, K> {
@@ -115,6 +130,12 @@ impl<P: Payload, K: 'static> Drop for Slots<P, K> {
 }
 
 impl<P: Payload, K: 'static> Inner<P, K> {
+    /// A handle to the slab.
+    pub(crate) fn handle(&self) -> Slots<P, K> {
+        self.handles.set(self.handles.get() + 1);
+        Slots(self.this.get())
+    }
+
     pub(crate) fn keep(&self) -> &K {
         &self.keep
     }
@@ -198,7 +219,7 @@ impl<P: Payload, K: 'static> Inner<P, K> {
     }
 }
 
-unsafe extern "C" fn on_free<P: Payload, K>(slab: *mut std::ffi::c_void) {
+unsafe extern "C" fn on_free<P: Payload, K>(slab: *mut c_void) {
     // SAFETY: `free` sent the slab, whose last user it was, to its thread.
     let slab = unsafe { Box::from_raw(slab.cast::<Inner<P, K>>()) };
     slab.home.get().enter(|| {
@@ -211,13 +232,6 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     pub(crate) fn owner(&self) -> &Inner<P, K> {
         // SAFETY: a slot is part of its slab.
         unsafe { self.owner.as_ref() }
-    }
-
-    /// A handle to the slab.
-    pub(crate) fn handle(&self) -> Slots<P, K> {
-        let owner = self.owner();
-        owner.handles.set(owner.handles.get() + 1);
-        Slots(self.owner)
     }
 
     /// The payload, which belongs to the future while the slot is held or has landed, and to C and the

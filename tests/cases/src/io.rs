@@ -28,6 +28,7 @@ crate::cases![
     injected,
     aborted,
     out_of_requests,
+    none_waits_any_more,
     odd_blocks,
     passthrough,
     separate_metadata,
@@ -462,6 +463,43 @@ fn out_of_requests() {
         let seen: Vec<u8> = data.chunks(512).map(|block| block[0]).collect();
         assert_eq!(seen, [996, 997, 994, 995].map(|i: u32| i as u8));
         Ok(())
+    });
+}
+
+/// SPDK cannot be told that nobody waits for a request any more.
+fn none_waits_any_more() {
+    let options = json!({ "bdev_io_pool_size": 256 + 64, "bdev_io_cache_size": 64 });
+    let config = [
+        ("bdev_set_options", options),
+        malloc("m0", 64, 512),
+        malloc("m1", 64, 512),
+        delay("d0", "m0", 20_000),
+    ];
+    run(&config, async || {
+        let (desc, channel) = open("d0");
+        let mut bufs: Vec<DmaBuf> = (0..400).map(|_| buf(512, 1)).collect();
+        let start = |buf| {
+            let mut write = desc.write_blocks(&channel, buf, 0, 1);
+            write.start();
+            write
+        };
+        let writes: Vec<_> = bufs.iter_mut().map(start).collect();
+        // The only one of its channel that waits, twice; and then the channel goes, and the bdev.
+        let (other, other_channel) = open("m1");
+        let mut data = buf(512, 2);
+        for _ in 0..2 {
+            let mut read = other.read_blocks(&other_channel, &mut data, 0, 1);
+            let id = read.start();
+            other.abort(&other_channel, id).await?;
+            assert_eq!(cause(read.await), IoError::Aborted);
+            assert_eq!(other_channel.in_flight(), 0);
+        }
+        drop((other, other_channel));
+        for write in writes {
+            write.await?;
+        }
+        let (other, other_channel) = open("m1");
+        other.read_blocks(&other_channel, &mut data, 0, 1).await
     });
 }
 
