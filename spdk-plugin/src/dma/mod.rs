@@ -54,7 +54,7 @@ impl Block {
                 "DMA memory cannot be aligned to {align} bytes, which is no power of two"
             )));
         }
-        let environment = Share::new();
+        let environment = Share::new().ok_or_else(no_memory)?;
         let alloc = if zeroed { sys::spdk_zmalloc } else { sys::spdk_malloc };
         // SAFETY: plain allocation; NULL means that there is none.
         let base = unsafe { alloc(len, align, ptr::null_mut(), numa, sys::SPDK_MALLOC_DMA) };

@@ -103,7 +103,10 @@ impl SpdkEnvBuilder {
                 OURS.store(true, Ordering::Release);
                 Ok(SpdkEnv { share: Some(share) })
             }
-            rc => Err(Error::from_rc("SPDK's environment did not come up", rc)),
+            rc => {
+                end_with(share, || ());
+                Err(Error::from_rc("SPDK's environment did not come up", rc))
+            }
         }
     }
 }
@@ -117,8 +120,10 @@ static OURS: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has had an environment of ours.
 static CLAIMED: AtomicBool = AtomicBool::new(false);
-/// Who needs the environment: the app or the guard, and all memory that came from it.
+/// Who needs the environment: the app or the guard, and all memory that came from it. [`GONE`] for ever
+/// once it has ended.
 static SHARES: AtomicUsize = AtomicUsize::new(0);
+const GONE: usize = usize::MAX;
 /// Ends it, when the last share goes.
 static END: Mutex<Option<fn()>> = Mutex::new(None);
 
@@ -127,7 +132,16 @@ static END: Mutex<Option<fn()>> = Mutex::new(None);
 pub(crate) struct Share(());
 
 impl Share {
-    pub(crate) fn new() -> Self {
+    /// `None` when the environment has ended, or could not be brought up. One that somebody else brings
+    /// up is there always.
+    pub(crate) fn new() -> Option<Self> {
+        let more = |shares| (shares != GONE).then(|| shares + 1);
+        SHARES.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok().then(|| Self(()))
+    }
+}
+
+impl Clone for Share {
+    fn clone(&self) -> Self {
         SHARES.fetch_add(1, Ordering::Relaxed);
         Self(())
     }
@@ -138,8 +152,14 @@ impl Drop for Share {
         if SHARES.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let end = END.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(end) = end {
+        let mut end = END.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have got a new share meanwhile.
+        let gone = || SHARES.compare_exchange(0, GONE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if end.is_some()
+            && gone()
+            && let Some(end) = end.take()
+        {
+            OURS.store(false, Ordering::Release);
             end();
         }
     }
@@ -147,14 +167,17 @@ impl Drop for Share {
 
 /// Makes the caller the one that brings the environment up.
 pub(crate) fn claim() -> Result<Share> {
+    let had = || {
+        Error::Exists(
+            "this process has had its SPDK environment: DPDK comes up once a process".into(),
+        )
+    };
     // SAFETY: counts cores; without an environment there are none.
     let up = unsafe { sys::spdk_env_get_core_count() } != 0;
     if CLAIMED.swap(true, Ordering::AcqRel) || up {
-        return Err(Error::Exists(
-            "this process has had its SPDK environment: DPDK comes up once a process".into(),
-        ));
+        return Err(had());
     }
-    Ok(Share::new())
+    Share::new().ok_or_else(had)
 }
 
 /// Ends the environment by `end`, when all memory that came from it is back.

@@ -137,14 +137,13 @@ impl SpdkThread {
     }
 
     fn create(name: &str, messages: usize) -> Result<Self> {
-        if !env::is_ours() {
+        let Some(share) = Share::new().filter(|_| env::is_ours()) else {
             return Err(Error::NotFound(format!(
                 "thread {name} needs an SpdkEnv that is up: under an app, `spawn_on` a core instead"
             )));
-        }
+        };
         let c_name = CString::new(name)
             .map_err(|_| Error::Invalid(format!("a thread's name has a NUL byte: {name:?}")))?;
-        let share = Share::new();
         let mut threads = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
         if *threads == 0 {
             // SAFETY: the environment is up, and the library is not.
@@ -400,7 +399,7 @@ impl SpdkThread {
             handle: self.handle.clone(),
             attached: self.attached,
             link: Rc::clone(&self.link),
-            _env: Share::new(),
+            _env: self._env.clone(),
             _not_send: PhantomData,
         };
         // Without thread-locals it stays as it is.
@@ -431,7 +430,7 @@ impl Drop for SpdkThread {
                 "thread {} is left as it is: bdevs, channels or pollers of it are still in use",
                 self.name()
             );
-            std::mem::forget(Share::new());
+            std::mem::forget(self._env.clone());
             return self.detach();
         }
         // SAFETY: the thread is alive, of this OS thread, and nothing of ours is on it any more. SPDK ends

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// The program's cores: those of its core mask. Empty while there is no SPDK environment.
 pub fn cores() -> CpuSet {
     let mut set = CpuSet::new();
+    // DPDK goes on to count the cores of an environment that has ended or has not come up.
+    let Some(_up) = env::Share::new() else { return set };
     // SAFETY: counts cores; without an environment there are none.
     unsafe {
         if sys::spdk_env_get_core_count() == 0 {

@@ -1,10 +1,11 @@
 //! The environment without an app.
 
+use spdk_plugin::dma::{DmaBuf, DmaPool};
 use spdk_plugin::{Error, SpdkApp, SpdkEnv, SpdkThread};
 
 use crate::support::{app, env};
 
-crate::cases![once, after_drop, before_app, options, outlived, in_app, without_hugepages];
+crate::cases![once, after_drop, before_app, options, outlived, in_app, without_hugepages, gone, failed];
 
 fn once() {
     let _env = env().init().unwrap();
@@ -57,4 +58,30 @@ fn without_hugepages() {
     let _env = env().no_huge(true).init().unwrap();
     let thread = SpdkThread::new("main").unwrap();
     assert_eq!(thread.block_on(async { 1 }).unwrap(), 1);
+}
+
+/// Memory keeps the environment; when the last is back, there is no more to be had.
+fn gone() {
+    let env = env().init().unwrap();
+    let pool = DmaPool::new(4, 4096, 4096).unwrap();
+    drop(env);
+    DmaBuf::alloc(4096, 4096).unwrap().fill(1);
+    let last = pool.get().unwrap();
+    drop(pool);
+    SpdkThread::new("not yet").unwrap();
+    drop(last);
+    none_left();
+}
+
+fn failed() {
+    env().core_mask("[127]").init().unwrap_err();
+    none_left();
+}
+
+fn none_left() {
+    let error = DmaBuf::alloc(4096, 4096).map(|mut buf| buf.fill(1)).unwrap_err();
+    assert!(matches!(error, Error::NoMemory(_)), "{error}");
+    let error = SpdkThread::new("late").unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{error}");
+    assert!(spdk_plugin::runtime::cores().is_empty());
 }
