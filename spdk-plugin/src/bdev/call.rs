@@ -16,6 +16,7 @@ use std::rc::Rc;
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
 
+use super::channel::wrong_thread;
 use super::desc::DescInner;
 use crate::error::{Error, Result};
 use crate::guard::catch;
@@ -49,9 +50,27 @@ impl<R> Answer<R> {
 }
 
 /// Starts a call: `begin` has SPDK call `done` with the context once, or fails and it is never called.
-/// What `finish` makes of the result is the answer; where nobody waits any more it is dropped. On the
-/// descriptor's thread.
+/// What `finish` makes of the result is the answer; where nobody waits any more it is dropped. Fails where
+/// the descriptor's thread is not current.
 pub(super) fn start<O: 'static, R: 'static>(
+    desc: &Rc<DescInner>,
+    out: O,
+    begin: impl FnOnce(*mut O, DoneFn, *mut c_void) -> Result<()>,
+    finish: impl FnOnce(&Rc<DescInner>, i32, O) -> R + 'static,
+) -> Result<Answer<R>> {
+    check_thread(desc)?;
+    start_anywhere(desc, out, begin, finish)
+}
+
+/// Fails where the descriptor's thread is not current.
+pub(super) fn check_thread(desc: &DescInner) -> Result<()> {
+    if desc.home().is_current() {
+        return Ok(());
+    }
+    Err(wrong_thread("a call on", desc.name()))
+}
+
+fn start_anywhere<O: 'static, R: 'static>(
     desc: &Rc<DescInner>,
     out: O,
     begin: impl FnOnce(*mut O, DoneFn, *mut c_void) -> Result<()>,
@@ -109,7 +128,7 @@ pub(super) unsafe fn start_on_app<O: 'static, R: 'static>(
             }
         }))
     };
-    start(desc, out, begin, finish)
+    start_anywhere(desc, out, begin, finish)
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use spdk_plugin_sys as sys;
 
-use super::call::{at_home, start};
+use super::call::{at_home, check_thread, start};
 use super::desc::{BdevDesc, DescInner};
 use super::stats::supported;
 use crate::error::{Error, Result};
@@ -89,8 +89,10 @@ impl Quiesced {
     /// Lets the I/O go on and waits until it does, on all channels (`spdk_bdev_unquiesce_range`).
     ///
     /// # Errors
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`], [`Error::WrongThread`] where the descriptor's thread is not current.
     pub async fn release(mut self) -> Result<()> {
+        // The drop sends it home.
+        self.desc.as_deref().map_or(Ok(()), check_thread)?;
         let Some(desc) = self.desc.take() else { return Ok(()) };
         let what = || format!("letting the I/O of bdev {} go on", desc.name());
         match unquiesce(&desc, self.offset, self.blocks)?.get().await? {

@@ -5,7 +5,17 @@ use spdk_plugin::{Error, SpdkApp, SpdkEnv, SpdkThread};
 
 use crate::support::{app, env};
 
-crate::cases![once, after_drop, before_app, options, outlived, in_app, without_hugepages, gone, failed];
+crate::cases![
+    once,
+    after_drop,
+    before_app,
+    options,
+    outlived,
+    in_app,
+    without_hugepages,
+    gone,
+    failed
+];
 
 fn once() {
     let _env = env().init().unwrap();

@@ -18,6 +18,7 @@ mod env;
 mod events;
 mod io;
 mod leave;
+mod off;
 mod programs;
 mod reactor;
 mod rpc;
@@ -41,6 +42,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("drive", drive::CASES),
     ("elsewhere", elsewhere::CASES),
     ("env", env::CASES),
+    ("off", off::CASES),
     ("reactor", reactor::CASES),
     ("rpc", rpc::CASES),
     ("subsystems", subsystems::CASES),
