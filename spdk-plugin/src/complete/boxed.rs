@@ -1,9 +1,10 @@
 //! One callback, one future, one allocation.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -60,14 +61,17 @@ pub fn completion<T, P>(what: &'static str, payload: P) -> (Completer<T, P>, Com
         reason = "the two ends are `Send` only where T and P are"
     )]
     let shared = Arc::new(Shared::new(payload, home));
-    (Completer(Arc::clone(&shared)), Completion { shared, what })
+    (Completer(Arc::clone(&shared), PhantomData), Completion { shared, what })
 }
 
 /// The end that goes to C. Dropping it ends the operation with an error.
 ///
 /// It is `Send` when the value and the payload are: then the callback may come on any thread.
 #[must_use = "dropping it fails the operation"]
-pub struct Completer<T, P = ()>(Arc<Shared<T, P>>);
+pub struct Completer<T, P = ()>(Arc<Shared<T, P>>, NotSync);
+
+/// One thread at a time has a completer, also when it only looks for the payload.
+type NotSync = PhantomData<Cell<()>>;
 
 impl<T, P> Completer<T, P> {
     /// What to hand to C as the callback's context.
@@ -84,7 +88,7 @@ impl<T, P> Completer<T, P> {
     /// `T` or `P` is not `Send`, this is the SPDK thread where [`completion`] was called.
     pub unsafe fn from_raw(raw: *mut c_void) -> Self {
         // SAFETY: says the caller.
-        Self(unsafe { Arc::from_raw(raw.cast::<Shared<T, P>>().cast_const()) })
+        Self(unsafe { Arc::from_raw(raw.cast::<Shared<T, P>>().cast_const()) }, PhantomData)
     }
 
     /// The payload's address, which is the same until the operation ends, for C to read or write there.
@@ -185,6 +189,7 @@ impl<T, P> fmt::Debug for Completion<T, P> {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
+    use std::marker::PhantomData;
     use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -205,7 +210,7 @@ mod tests {
     /// As `super::completion`, which asks SPDK for the thread.
     fn completion<T, P>(payload: P) -> (Completer<T, P>, Completion<T, P>) {
         let shared = Arc::new(Shared::new(payload, None));
-        (Completer(Arc::clone(&shared)), Completion { shared, what: "a test" })
+        (Completer(Arc::clone(&shared), PhantomData), Completion { shared, what: "a test" })
     }
 
     fn through_c<T, P>(completer: Completer<T, P>) -> Completer<T, P> {

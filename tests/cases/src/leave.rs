@@ -3,17 +3,19 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spdk_plugin::bdev::{BdevDesc, IoChannel, OpId};
+use spdk_plugin::bdev::{BdevDesc, IoChannel, OpId, QosLimits};
 use spdk_plugin::dma::{DmaBuf, DmaPool, IoVec};
 use spdk_plugin::module::IoError;
-use spdk_plugin::runtime::{sleep, spawn_local};
+use spdk_plugin::runtime::{cores, for_each_core, sleep, spawn_local};
 use spdk_plugin::{Error, Result};
 
-use crate::support::{app, bdevs, poll_once, rpc, until};
+use crate::support::{app, bdevs, poll_once, rpc, supported, until};
 
 crate::cases![
     every_operation_dropped,
@@ -26,6 +28,7 @@ crate::cases![
     removed_under_load,
     reset_under_load,
     no_allocations,
+    signalled,
 ];
 
 const BLOCK: usize = 512;
@@ -343,13 +346,13 @@ fn waiting_left() {
 fn removed_under_load() {
     run(500, async || {
         let (desc, channel) = open();
-        let (done, errors) = (std::rc::Rc::new(std::cell::Cell::new(0)), std::rc::Rc::default());
-        let desc = std::rc::Rc::new(desc);
+        let (done, errors) = (Rc::new(std::cell::Cell::new(0)), Rc::default());
+        let desc = Rc::new(desc);
         let tasks = 64;
         for task in 0..tasks {
-            let (desc, channel) = (std::rc::Rc::clone(&desc), channel.clone());
-            let done = std::rc::Rc::clone(&done);
-            let errors: std::rc::Rc<std::cell::RefCell<Vec<Error>>> = std::rc::Rc::clone(&errors);
+            let (desc, channel) = (Rc::clone(&desc), channel.clone());
+            let done = Rc::clone(&done);
+            let errors: Rc<std::cell::RefCell<Vec<Error>>> = Rc::clone(&errors);
             spawn_local(async move {
                 let mut data = buf(task as u8);
                 let error = loop {
@@ -441,4 +444,59 @@ fn no_allocations() {
         assert_eq!(crate::count::allocations() - before, 0);
         Ok(())
     });
+}
+
+/// A signal comes with I/O under way on every core: some of it waits for a request, some for a limit, some
+/// for a range that is held.
+fn signalled() {
+    let mut config = config(2000).to_vec();
+    let options = json!({ "bdev_io_pool_size": 512, "bdev_io_cache_size": 64 });
+    config.insert(0, ("bdev_set_options", options));
+    let slow = json!({ "name": "m1", "num_blocks": BLOCKS, "block_size": BLOCK });
+    config.push(("bdev_malloc_create", slow.clone()));
+    let mut held = slow;
+    held["name"] = json!("m2");
+    config.push(("bdev_malloc_create", held));
+    let ended = two_cores().json_data(bdevs(&config)).block_on(async {
+        static READY: AtomicU32 = AtomicU32::new(0);
+        let load = |core: u32| async move {
+            let open = |(name, tasks)| {
+                let desc = Rc::new(BdevDesc::open(name, true).unwrap());
+                let channel = desc.get_io_channel().unwrap();
+                (desc, channel, tasks)
+            };
+            let opened = [("d0", 400), ("m1", 8), ("m2", 8)].map(open);
+            // Those who come first would leave no requests for a channel.
+            READY.fetch_add(1, Ordering::AcqRel);
+            let all = cores().len() as u32;
+            until("the channels", || READY.load(Ordering::Acquire) == all).await;
+            for (desc, channel, tasks) in opened {
+                for task in 0..tasks {
+                    let (desc, channel) = (Rc::clone(&desc), channel.clone());
+                    let work = async move {
+                        let mut data = buf(core as u8);
+                        loop {
+                            let block = task % BLOCKS as u64;
+                            let _ = desc.write_blocks(&channel, &mut data, block, 1).await;
+                        }
+                    };
+                    spawn_local(work).detach();
+                }
+            }
+        };
+        for_each_core(load).await?;
+        let limited = BdevDesc::open("m1", true)?;
+        limited.set_qos(QosLimits::none().rw_iops(1000)).await?;
+        let desc = BdevDesc::open("m2", true)?;
+        let _held = supported(desc.quiesce().await);
+        sleep(Duration::from_millis(20)).await;
+        // SAFETY: sends a signal.
+        unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+        std::future::pending::<Result<()>>().await
+    });
+    assert!(matches!(ended, Err(Error::Stopped(_))), "{ended:?}");
+}
+
+fn two_cores() -> spdk_plugin::SpdkAppBuilder {
+    app().reactor_mask(format!("[0-{}]", crate::support::cpus().min(2) - 1))
 }
