@@ -1,14 +1,13 @@
 //! Bdevs that are used where their SPDK thread is not current: between its polls, and on another SPDK
 //! thread of the same OS thread.
 
-use std::pin::pin;
-
 use serde_json::json;
 use spdk_plugin::bdev::{
     BdevDesc, ClaimKind, HistogramOptions, IoChannel, QosLimits, Quiesced, ResetStats, Zcopy,
 };
 use spdk_plugin::dma::DmaBuf;
 use spdk_plugin::{Error, Result, SpdkThread, Subsystems};
+use std::pin::pin;
 
 use crate::support::{bdevs, delay, env, malloc, poll_once, supported, until};
 
@@ -121,15 +120,14 @@ fn left_behind() {
         thread.block_on(async { ops.iter_mut().map(|op| op.start()).count() }).unwrap();
         let kept = ops.split_off(4);
         drop(ops);
-        for op in kept {
-            let mut op = pin!(op);
-            assert!(poll_once(op.as_mut()).is_none());
-            while channel.in_flight() > 0 {
-                thread.poll();
-            }
-            assert!(matches!(poll_once(op), Some(Ok(()))));
-            break;
+        let mut kept = kept.into_iter().map(Box::pin);
+        let mut op = kept.next().unwrap();
+        assert!(poll_once(op.as_mut()).is_none());
+        while channel.in_flight() > 0 {
+            thread.poll();
         }
+        assert!(matches!(poll_once(op.as_mut()), Some(Ok(()))));
+        drop((op, kept));
         drop(channel);
         drop(desc);
     });
