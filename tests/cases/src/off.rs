@@ -118,17 +118,17 @@ fn left_behind() {
         let mut ops: Vec<_> =
             bufs.iter_mut().map(|buf| desc.write(&channel, buf, 0, 512)).collect();
         thread.block_on(async { ops.iter_mut().map(|op| op.start()).count() }).unwrap();
-        let kept = ops.split_off(4);
-        drop(ops);
-        let mut kept = kept.into_iter().map(Box::pin);
-        let mut op = kept.next().unwrap();
-        assert!(poll_once(op.as_mut()).is_none());
-        while channel.in_flight() > 0 {
-            thread.poll();
-        }
-        assert!(matches!(poll_once(op.as_mut()), Some(Ok(()))));
-        drop((op, kept));
-        drop(channel);
-        drop(desc);
+        let mut last = pin!(ops.pop().unwrap());
+        assert!(poll_once(last.as_mut()).is_none());
+        drop(ops.split_off(4));
+        until_idle(thread, &channel);
+        assert!(matches!(poll_once(last), Some(Ok(()))));
+        assert!(ops.into_iter().all(|op| matches!(poll_once(pin!(op)), Some(Ok(())))));
     });
+}
+
+fn until_idle(thread: &SpdkThread, channel: &IoChannel) {
+    while channel.in_flight() > 0 {
+        thread.poll();
+    }
 }
