@@ -105,7 +105,11 @@ impl CurrentThread {
     /// # Errors
     /// [`Error::Invalid`] when none of them is a [core](super::cores) of the program, or when the
     /// program polls its threads itself.
-    pub fn set_affinity(&self, cores: &CpuSet) -> Result<()> {
+    ///
+    /// # Safety
+    /// What is on the thread, tasks and pollers and what they own, shares nothing that is not `Send` with
+    /// other SPDK threads, as a `thread_local!` of the OS thread may: from now on it may run beside them.
+    pub unsafe fn set_affinity(&self, cores: &CpuSet) -> Result<()> {
         self.live()?;
         if env::is_ours() {
             let why = "no reactors move it: poll it on the OS thread that you want";

@@ -95,6 +95,10 @@ static STOP_AT: AtomicU64 = AtomicU64::new(0);
 /// there; one that waits for longer than 5 s after SPDK began to stop its bdevs is, too, as it may hold
 /// what they wait for.
 ///
+/// SPDK's scheduler, where it is switched on, moves SPDK threads between cores. So a future must not
+/// share with the tasks of another SPDK thread, by a `thread_local!` of their OS thread, what is not
+/// `Send`: the compiler cannot see that.
+///
 /// # Panics
 /// When the current thread is not one of SPDK's.
 pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {

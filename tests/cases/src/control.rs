@@ -235,7 +235,8 @@ fn latencies() {
         let histogram = desc.histogram().await?;
         assert_eq!(histogram.count(), 10);
         let (median, mean) = (histogram.percentile(50.0).unwrap(), histogram.mean().unwrap());
-        assert!(median >= latency && mean >= latency, "{histogram:?}");
+        // The mean takes the middle of a bucket, which is 1 in 128 wide.
+        assert!(median >= latency && mean >= latency * 99 / 100, "{histogram:?}");
         assert!(histogram.percentile(0.0) <= histogram.percentile(100.0));
         let sum: u64 = histogram.into_iter().map(|bucket| bucket.count).sum();
         assert_eq!(sum, 10);

@@ -74,8 +74,10 @@ fn affinity() {
         spawn_on(last, move || async move {
             let thread = CurrentThread::get().unwrap();
             let first = CpuSet::of(cores().iter().next().unwrap()).unwrap();
-            assert!(thread.set_affinity(&CpuSet::of(1000).unwrap()).is_err());
-            thread.set_affinity(&first).unwrap();
+            // SAFETY: nothing on the thread is shared, here and below.
+            assert!(unsafe { thread.set_affinity(&CpuSet::of(1000).unwrap()) }.is_err());
+            // SAFETY: as above.
+            unsafe { thread.set_affinity(&first) }.unwrap();
             assert_eq!(thread.affinity(), first);
             while !first.contains(current_core().unwrap()) {
                 yield_now().await;
@@ -92,7 +94,8 @@ fn without_reactors() {
     let core = cores().iter().next().unwrap();
     assert_eq!(current_core(), Some(core));
     assert!(matches!(spawn_on(core, || async {}).err(), Some(Error::WrongThread(_))));
-    let error = CurrentThread::get().unwrap().set_affinity(&cores()).unwrap_err();
+    // SAFETY: nothing on the thread is shared.
+    let error = unsafe { CurrentThread::get().unwrap().set_affinity(&cores()) }.unwrap_err();
     assert!(matches!(error, Error::Invalid(_)), "{error}");
     drop(thread);
 }
