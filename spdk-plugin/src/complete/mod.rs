@@ -15,35 +15,38 @@
 //! is given to the callback.
 //!
 //! # Example
-//! `spdk_bdev_wait_for_examine` calls back when all bdevs have been examined.
+//! `spdk_for_each_thread` sends a message to each thread, and calls back when the last one has run it: what
+//! was sent to any thread before has been run by then.
 //!
 //! ```no_run
 //! use std::ffi::c_void;
 //!
 //! use spdk_plugin::complete::{Completer, completion};
-//! use spdk_plugin::{Error, Result};
+//! use spdk_plugin::{CurrentThread, Error, Result};
 //! use spdk_plugin_sys as sys;
 //!
-//! /// Waits until all bdevs that were there when it was first polled have been examined.
-//! async fn examined() -> Result<()> {
+//! /// Waits until all SPDK threads have run what was sent to them before.
+//! async fn all_have_run() -> Result<()> {
+//!     unsafe extern "C" fn visit(_: *mut c_void) {}
+//!
 //!     unsafe extern "C" fn done(ctx: *mut c_void) {
-//!         // SAFETY: `ctx` is what `into_raw` gave below, and SPDK calls once.
+//!         // SAFETY: `ctx` is what `into_raw` gave below, and SPDK calls this once.
 //!         let completer = unsafe { Completer::<()>::from_raw(ctx) };
 //!         completer.complete(());
 //!     }
 //!
-//!     let (completer, completion) = completion::<(), ()>("waiting for examine", ());
-//!     let ctx = completer.into_raw();
-//!     // SAFETY: `done` takes the completer, on whatever thread, as it has no payload and no value.
-//!     let rc = unsafe { sys::spdk_bdev_wait_for_examine(Some(done), ctx) };
-//!     if rc != 0 {
-//!         // SAFETY: SPDK refused, so it will not call `done`.
-//!         drop(unsafe { Completer::<()>::from_raw(ctx) });
-//!         return Err(Error::from_rc("waiting for examine", rc));
+//!     if CurrentThread::get().is_none() {
+//!         return Err(Error::WrongThread("SPDK calls back on the thread that asks".into()));
 //!     }
+//!     let (completer, completion) = completion::<(), ()>("visiting all threads", ());
+//!     // SAFETY: we are on an SPDK thread, and `done` takes the completer.
+//!     unsafe { sys::spdk_for_each_thread(Some(visit), completer.into_raw(), Some(done)) };
 //!     completion.await
 //! }
 //! ```
+//! Where the call may refuse at once, take the completer back by `from_raw` and drop it: the callback will
+//! not come.
+//!
 //! Calls that are made for every I/O would pay for the allocation; the operations of
 //! [`BdevDesc`](crate::bdev::BdevDesc) have theirs in a slab of the channel.
 
