@@ -29,6 +29,7 @@ fn ends_in_order(mut host: Host) -> String {
     let log = host.log();
     assert!(status.success() && log.contains("stopped in order"), "{status}\n{log}");
     assert!(!log.contains("still has channel") && !log.contains("panicked"), "{log}");
+    assert!(!log.contains("was not called on thread"), "{log}");
     log
 }
 

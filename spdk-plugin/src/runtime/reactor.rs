@@ -135,6 +135,22 @@ fn on_core(core: u32) -> Result<ThreadHandle> {
     Ok(thread)
 }
 
+/// Has the current thread exit if it was made for a core. The app ends, and all its tasks are gone: SPDK wants
+/// every thread but its own to have been told.
+pub(super) fn exit_thread() {
+    let Some(current) = CurrentThread::get() else { return };
+    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(at) = threads.iter().position(|(_, thread)| thread.id() == current.id()) else {
+        return;
+    };
+    threads.swap_remove(at);
+    drop(threads);
+    // A reactor frees it soon: nobody may send to it any more.
+    thread::close(current.id());
+    // SAFETY: the current thread, which is ours to end.
+    unsafe { sys::spdk_thread_exit(sys::spdk_get_thread()) };
+}
+
 /// Runs `function` without the binding to one core that DPDK gives its threads: OS threads that it makes
 /// may run on every CPU of the machine.
 ///

@@ -15,7 +15,7 @@ use crate::guard::{catch, install_hook};
 use crate::plugin;
 use crate::runtime::home::HomeRef;
 use crate::runtime::options::Raw;
-use crate::runtime::{env, send_to_app, task};
+use crate::runtime::{env, reactor, send_to_app, task};
 
 const NONE: u8 = 0;
 const STARTING: u8 = 1;
@@ -135,7 +135,8 @@ pub(super) fn end_here() {
     }
 }
 
-/// Drops all our tasks on their threads, then has SPDK stop. On the app thread.
+/// Drops all our tasks on their threads, ends the threads that are ours, then has SPDK stop. On the app
+/// thread.
 fn begin_stop(code: i32) {
     let state = STATE.swap(STOPPING, Ordering::AcqRel);
     if state == STOPPING {
@@ -151,6 +152,15 @@ unsafe extern "C" fn drop_tasks(_: *mut c_void) {
 }
 
 unsafe extern "C" fn dropped(_: *mut c_void) {
+    // SAFETY: as in `begin_stop`.
+    unsafe { sys::spdk_for_each_thread(Some(exit_thread), ptr::null_mut(), Some(exited)) };
+}
+
+unsafe extern "C" fn exit_thread(_: *mut c_void) {
+    reactor::exit_thread();
+}
+
+unsafe extern "C" fn exited(_: *mut c_void) {
     // SAFETY: the app runs; SPDK stops it once.
     unsafe { sys::spdkp_app_stop(CODE.load(Ordering::Acquire)) };
 }
