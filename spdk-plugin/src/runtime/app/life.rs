@@ -151,7 +151,13 @@ unsafe extern "C" fn drop_tasks(_: *mut c_void) {
     task::drop_all();
 }
 
-unsafe extern "C" fn dropped(_: *mut c_void) {
+unsafe extern "C" fn dropped(ctx: *mut c_void) {
+    // Reactors ask for it since 23.01, and end the threads themselves before. One that exits early would miss
+    // the end of a bdev that it was the last to close: before 21.01 SPDK does not wait for that.
+    if sys::VERSION_MAJOR < 23 {
+        // SAFETY: on the app thread, as this is.
+        return unsafe { exited(ctx) };
+    }
     // SAFETY: as in `begin_stop`.
     unsafe { sys::spdk_for_each_thread(Some(exit_thread), ptr::null_mut(), Some(exited)) };
 }
