@@ -5,14 +5,23 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use spdk_plugin_sys as sys;
+
 use crate::error::{Error, Result};
 
 fn failed(what: String, error: &io::Error) -> Error {
     Error::Errno { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
+/// The configuration in a file, for releases that do not take it from memory, before 24.05.
+pub(super) fn file_if_needed(json: Option<&[u8]>) -> Result<Option<File>> {
+    // SAFETY: asks what release this is.
+    let in_memory = unsafe { sys::spdkp_app_json_in_memory() };
+    json.filter(|_| !in_memory).map(private_file).transpose()
+}
+
 /// A file of this process's own, which has no name on a disk and goes when it is closed.
-pub(super) fn private_file(bytes: &[u8]) -> Result<File> {
+fn private_file(bytes: &[u8]) -> Result<File> {
     let failed = |error| failed("a file for the configuration".into(), &error);
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"spdk_plugin_config".as_ptr(), libc::MFD_CLOEXEC) };

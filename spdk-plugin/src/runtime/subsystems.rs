@@ -83,8 +83,7 @@ impl SubsystemsBuilder {
         self
     }
 
-    /// Serves RPCs there when all is up: the path of a Unix socket, or `address:port`. No RPC server by
-    /// default.
+    /// Serves RPCs there when all is up: the path of a Unix socket. No RPC server by default.
     pub fn rpc_addr(mut self, address: impl Into<String>) -> Self {
         self.rpc_addr = Some(address.into());
         self
@@ -111,7 +110,7 @@ impl SubsystemsBuilder {
             (Some(path), None) => Some(config::read(&path)?),
             (None, json) => json.map(String::into_bytes),
         };
-        let file = config.as_deref().map(config::private_file).transpose()?;
+        let file = config::file_if_needed(config.as_deref())?;
         let path = file.as_ref().map(|file| text("path", config::path(file).into_vec()));
         let path = path.transpose()?;
         if !on_app_thread() {

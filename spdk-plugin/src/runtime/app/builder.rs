@@ -7,8 +7,6 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use spdk_plugin_sys as sys;
-
 use super::life;
 use crate::error::{Error, Result};
 use crate::runtime::config;
@@ -82,7 +80,7 @@ impl SpdkAppBuilder {
         self
     }
 
-    /// Where the RPC server listens: the path of a Unix socket, or `address:port`.
+    /// Where the RPC server listens: the path of a Unix socket.
     pub fn rpc_addr(mut self, address: impl Into<String>) -> Self {
         self.options.rpc_addr = Some(address.into());
         self.options.no_rpc = false;
@@ -195,12 +193,8 @@ impl SpdkAppBuilder {
     }
 
     fn start<'a>(self, start: Box<dyn FnOnce() + 'a>) -> Result<i32> {
-        // SAFETY: asks what release this is.
-        let in_memory = unsafe { sys::spdkp_app_json_in_memory() };
-        let file = match &self.options.json_data {
-            Some(json) if !in_memory => Some(config::private_file(json.as_bytes())?),
-            _ => None,
-        };
+        let json = self.options.json_data.as_ref().map(String::as_bytes);
+        let file = config::file_if_needed(json)?;
         life::run(&self.options.raw(file.as_ref().map(config::path))?, start)
     }
 }
