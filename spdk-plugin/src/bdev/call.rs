@@ -180,24 +180,3 @@ unsafe extern "C" fn finish<O: 'static>(ctx: *mut c_void) {
         drop(desc);
     });
 }
-
-/// Runs `body` on the thread of `home`, now when we are on it. Without a way there it never runs, and
-/// what it holds is left to leak.
-///
-/// # Safety
-/// What `body` holds belongs to that thread, and nothing of it is used here any more.
-pub(super) unsafe fn at_home(home: &'static Home, body: impl FnOnce() + 'static) {
-    if home.is_current() {
-        return body();
-    }
-    let body: Box<dyn FnOnce()> = Box::new(body);
-    let ctx = Box::into_raw(Box::new((home, body)));
-    // SAFETY: `run` takes the box.
-    unsafe { home.call(run, ctx.cast()) };
-}
-
-unsafe extern "C" fn run(ctx: *mut c_void) {
-    // SAFETY: `at_home` boxed it, and this is the one call.
-    let (home, body) = *unsafe { Box::from_raw(ctx.cast::<(&'static Home, Box<dyn FnOnce()>)>()) };
-    home.enter(|| drop(catch("a value of another thread", body)));
-}

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use spdk_plugin_sys as sys;
 
-use super::call::{Answer, at_home, start_on_app};
+use super::call::{Answer, start_on_app};
 use super::desc::{BdevDesc, DescInner};
 use super::stats::supported;
 use crate::error::{Error, Result};
@@ -173,7 +173,7 @@ impl Drop for Claim {
         let kind = self.kind;
         // SAFETY: the descriptor belongs to its home, and this guard had the share.
         unsafe {
-            at_home(desc.home(), move || {
+            desc.home().run(move || {
                 if kind == ClaimKind::Exclusive
                     && let Err(error) = release(&desc)
                 {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use spdk_plugin_sys as sys;
 
-use super::call::at_home;
 use super::events::{Events, Shared, on_event};
 use crate::error::{Error, Result};
 use crate::runtime::home::{Home, HomeRef};
@@ -282,10 +281,9 @@ impl Drop for DescInner {
         // SAFETY: this is the drop.
         let home = unsafe { ManuallyDrop::take(&mut self.home) };
         let (thread, raw, shared) = (home.get(), self.raw, Arc::clone(&self.shared));
-        // Through a thread-local or a like place it may have come to another SPDK thread. If there is no
-        // way home it stays open: SPDK knows no other place to close it.
+        // If there is no way home it stays open: SPDK knows no other place to close it.
         // SAFETY: this was the last that used it.
-        unsafe { at_home(thread, move || Open { raw, shared, home }.close()) };
+        unsafe { thread.run(move || Open { raw, shared, home }.close()) };
     }
 }
 

@@ -132,9 +132,7 @@ impl BdevDesc {
         cmd: NvmeCmd,
         data: &'a mut DmaBuf,
     ) -> Op<'a, Command<'a>, u32> {
-        let load = Command { cmd, data, metadata: None };
-        Op::new(self, channel, sys::SPDKP_OP_NVME_ADMIN, Range::NONE, load)
-            .with_flags(sys::SPDKP_OP_ANSWERS)
+        self.command(channel, sys::SPDKP_OP_NVME_ADMIN, Command { cmd, data, metadata: None })
     }
 
     /// Has the namespace below the bdev execute an I/O command, with all of `data`, and gives dword 0 of
@@ -148,9 +146,7 @@ impl BdevDesc {
         cmd: NvmeCmd,
         data: &'a mut DmaBuf,
     ) -> Op<'a, Command<'a>, u32> {
-        let load = Command { cmd, data, metadata: None };
-        Op::new(self, channel, sys::SPDKP_OP_NVME_IO, Range::NONE, load)
-            .with_flags(sys::SPDKP_OP_ANSWERS)
+        self.command(channel, sys::SPDKP_OP_NVME_IO, Command { cmd, data, metadata: None })
     }
 
     /// As [`nvme_io_passthru`](Self::nvme_io_passthru), with separate metadata
@@ -165,9 +161,20 @@ impl BdevDesc {
         data: &'a mut DmaBuf,
         metadata: &'a mut DmaBuf,
     ) -> Op<'a, Command<'a>, u32> {
-        let load = Command { cmd, data, metadata: Some(metadata) };
-        Op::new(self, channel, sys::SPDKP_OP_NVME_IO, Range::NONE, load)
-            .with_flags(sys::SPDKP_OP_ANSWERS)
+        self.command(
+            channel,
+            sys::SPDKP_OP_NVME_IO,
+            Command { cmd, data, metadata: Some(metadata) },
+        )
+    }
+
+    fn command<'a>(
+        &self,
+        channel: &'a IoChannel,
+        kind: sys::spdkp_op_kind,
+        command: Command<'a>,
+    ) -> Op<'a, Command<'a>, u32> {
+        Op::new(self, channel, kind, Range::NONE, command).with_flags(sys::SPDKP_OP_ANSWERS)
     }
 }
 

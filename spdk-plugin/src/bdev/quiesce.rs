@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use spdk_plugin_sys as sys;
 
-use super::call::{at_home, check_thread, start};
+use super::call::{check_thread, start};
 use super::desc::{BdevDesc, DescInner};
 use super::stats::supported;
 use crate::error::{Error, Result};
@@ -123,7 +123,7 @@ impl Drop for Quiesced {
         let (offset, blocks) = (self.offset, self.blocks);
         // SAFETY: the descriptor belongs to its home, and this guard had the share.
         unsafe {
-            at_home(desc.home(), move || match unquiesce(&desc, offset, blocks) {
+            desc.home().run(move || match unquiesce(&desc, offset, blocks) {
                 Ok(answer) => drop(answer),
                 Err(error) => log::error!("its I/O stays held up: {error}"),
             });

@@ -304,10 +304,7 @@ impl BdevDesc {
         zone_id: u64,
         num_blocks: u64,
     ) -> Op<'a, Append<&'a mut DmaBuf>, u64> {
-        let load = Append { data: buf, zone: zone_id, blocks: num_blocks };
-        let range = Range::Blocks(zone_id, num_blocks);
-        Op::new(self, channel, sys::SPDKP_OP_ZONE_APPEND, range, load)
-            .with_flags(sys::SPDKP_OP_ANSWERS)
+        self.append(channel, Append { data: buf, zone: zone_id, blocks: num_blocks })
     }
 
     /// As [`zone_append`](Self::zone_append), from several buffers (`spdk_bdev_zone_appendv`).
@@ -318,8 +315,14 @@ impl BdevDesc {
         zone_id: u64,
         num_blocks: u64,
     ) -> Op<'a, Append<&'a mut IoVec>, u64> {
-        let load = Append { data: bufs, zone: zone_id, blocks: num_blocks };
-        let range = Range::Blocks(zone_id, num_blocks);
+        self.append(channel, Append { data: bufs, zone: zone_id, blocks: num_blocks })
+    }
+
+    fn append<'a, L>(&self, channel: &'a IoChannel, load: Append<L>) -> Op<'a, Append<L>, u64>
+    where
+        Append<L>: sealed::Load,
+    {
+        let range = Range::Blocks(load.zone, load.blocks);
         Op::new(self, channel, sys::SPDKP_OP_ZONE_APPEND, range, load)
             .with_flags(sys::SPDKP_OP_ANSWERS)
     }

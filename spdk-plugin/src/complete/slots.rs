@@ -24,7 +24,7 @@ use crate::runtime::home::{Home, HomeRef};
 use crate::runtime::waker::wake_at;
 
 /// What an operation needs until its callback. A payload is used again by the next operation.
-pub(crate) trait Payload: Default {
+pub(crate) trait Payload: Default + 'static {
     /// Drops what the operation was lent: nobody will ask for it.
     fn clear(&mut self);
 }
@@ -205,26 +205,13 @@ impl<P: Payload, K: 'static> Inner<P, K> {
     /// Nobody can reach it any more.
     #[cold]
     unsafe fn free(this: NonNull<Self>) {
-        // SAFETY: the caller has seen to it that it is there, and nobody else frees it.
-        let home = unsafe { this.as_ref() }.home();
-        if home.is_current() {
-            // SAFETY: as above; it was leaked by `new`.
-            drop(unsafe { Box::from_raw(this.as_ptr()) });
-        } else {
-            // Through a thread-local or a like place the last handle came to another SPDK thread. Without
-            // a way home nothing can be done with what it keeps.
-            // SAFETY: `on_free` takes it.
-            unsafe { home.call(on_free::<P, K>, this.as_ptr().cast()) };
+        // SAFETY: the caller has seen to it that it is there; it was leaked by `new`, and nobody else frees
+        // it or uses what it keeps.
+        unsafe {
+            let home = this.as_ref().home();
+            home.run(move || drop(Box::from_raw(this.as_ptr())));
         }
     }
-}
-
-unsafe extern "C" fn on_free<P: Payload, K>(slab: *mut c_void) {
-    // SAFETY: `free` sent the slab, whose last user it was, to its thread.
-    let slab = unsafe { Box::from_raw(slab.cast::<Inner<P, K>>()) };
-    slab.home.get().enter(|| {
-        let _ = catch("a slab's drop", || drop(slab));
-    });
 }
 
 impl<P: Payload, K: 'static> Slot<P, K> {

@@ -47,8 +47,6 @@ pub(crate) struct IoCell {
     channel: *const ChannelCore,
     /// How it ends, once it has.
     outcome: Cell<IoResult>,
-    /// Set before it waits.
-    drop_future: Cell<Option<DropFn>>,
     /// The neighbours on the channel's list of pending requests, while it is there.
     prev: Cell<*const IoCell>,
     next: Cell<*const IoCell>,
@@ -177,7 +175,6 @@ impl IoCell {
                 io: Cell::new(ptr::null_mut()),
                 channel,
                 outcome: Cell::new(Ok(())),
-                drop_future: Cell::new(None),
                 prev: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
                 cdw0: Cell::new(0),
@@ -307,7 +304,7 @@ impl IoCell {
                 // SAFETY: the future is gone, no child is in flight, and nobody looks at the cell again.
                 unsafe { channel.home().push_done(Record::note_success(io, channel)) };
             }
-            Ok(Poll::Pending) => self.wait(poll::<F>, drop_future::<F>),
+            Ok(Poll::Pending) => self.wait(poll::<F>),
             // SAFETY: the future is gone.
             Ok(Poll::Ready(outcome)) => unsafe { self.end_first(outcome) },
             // SAFETY: `broken` drops what is left of the future.
@@ -319,8 +316,7 @@ impl IoCell {
     }
 
     /// The first poll has left something to wait for.
-    fn wait(&self, poll: PollFn, drop_future: DropFn) {
-        self.drop_future.set(Some(drop_future));
+    fn wait(&self, poll: PollFn) {
         let channel = self.channel();
         channel.request_waits();
         channel.pending.push(self);

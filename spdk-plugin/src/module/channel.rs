@@ -35,8 +35,6 @@ pub(crate) struct ChannelCore {
     quiet: Cell<*mut sys::spdk_io_channel_iter>,
     free: unsafe fn(*const ChannelCore),
     serve: unsafe fn(*const ChannelCore, *mut sys::spdk_bdev_io),
-    /// The bits of an address that the device wants to be 0.
-    align_mask: usize,
     pub(crate) pending: Pending,
     pub(crate) frames: Frames,
 }
@@ -159,7 +157,7 @@ impl ChannelCore {
         sys::VERSION_MAJOR < 24
             && self.waiting() <= 1
             // SAFETY: what is on the batch is a record.
-            && !self.home().batch().any(|link| unsafe { Record::is_of(link, self) })
+            && !self.home().pushed().any(|link| unsafe { Record::is_of(link, self) })
     }
 
     /// Serves a request from the start.
@@ -293,7 +291,6 @@ pub(crate) unsafe extern "C" fn create<B: Bdev>(io_device: *mut c_void, ctx: *mu
                 quiet: Cell::new(ptr::null_mut()),
                 free: free::<B>,
                 serve: serve::<B>,
-                align_mask: device.core.align_mask,
                 pending: Pending { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) },
                 frames,
             },
@@ -378,7 +375,7 @@ pub(crate) unsafe extern "C" fn submit<B: Bdev>(
 unsafe fn submit_any<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
     // SAFETY: says the caller.
     unsafe {
-        match io::missing_buffer(io, channel.core().align_mask) {
+        match io::missing_buffer(io, channel.device.core.align_mask) {
             None => serve::<B>(channel.core(), io),
             Some(len) => sys::spdk_bdev_io_get_buf(io, Some(got_buffer::<B>), len),
         }
@@ -409,7 +406,7 @@ unsafe extern "C" fn got_buffer<B: Bdev>(
 unsafe fn serve<B: Bdev>(core: *const ChannelCore, io: *mut sys::spdk_bdev_io) {
     // SAFETY: the core is the channel's first field; requests come before the channel is destroyed.
     let channel = unsafe { &*core.cast::<Channel<B>>() };
-    // SAFETY: the request is with us, and the channel counts it.
+    // SAFETY: the request is with us.
     channel.core().run(|| unsafe { handlers::submit(channel, io) });
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct DeviceCore {
     num_blocks: AtomicU64,
     /// SPDK's struct, null when it is gone. App thread only.
     raw: AtomicPtr<sys::spdk_bdev>,
-    poisoned: AtomicBool,
+    /// See [`screen`](Self::screen).
     screen: AtomicUsize,
     /// What it serves.
     pub(crate) kinds: IoKinds,
@@ -64,9 +64,12 @@ pub(crate) struct Device<B> {
     pub(crate) user: B,
 }
 
+/// The screen of a device whose handler has panicked. No alignment asks for all bits.
+const POISONED: usize = usize::MAX;
+
 impl DeviceCore {
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed)
+        self.screen() == POISONED
     }
 
     /// The bits that no buffer's address may have in a request that goes the short way: those that the
@@ -79,8 +82,7 @@ impl DeviceCore {
     /// A handler has panicked: what it left behind cannot be trusted.
     #[cold]
     pub(crate) fn poison(&self) {
-        self.screen.store(usize::MAX, Ordering::Relaxed);
-        if !self.poisoned.swap(true, Ordering::Relaxed) {
+        if self.screen.swap(POISONED, Ordering::Relaxed) != POISONED {
             log::error!("bdev {}: a handler panicked, so all further I/O fails", self.name);
         }
     }
@@ -122,7 +124,6 @@ impl<B: Bdev> Device<B> {
             block_size,
             num_blocks: AtomicU64::new(num_blocks),
             raw: AtomicPtr::new(ptr::null_mut()),
-            poisoned: AtomicBool::new(false),
             screen: AtomicUsize::new(alignment - 1),
             kinds: handlers::kinds(&user),
             align_mask: alignment - 1,

@@ -129,7 +129,7 @@ unsafe fn our_own<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
 /// Serves a request.
 ///
 /// # Safety
-/// The request was just submitted to the channel, which counts it and on whose thread we are.
+/// The request was just submitted to the channel, on whose thread we are.
 pub(crate) unsafe fn submit<B: Bdev>(channel: &Channel<B>, io: *mut sys::spdk_bdev_io) {
     let core = channel.core();
     // SAFETY: says the caller.

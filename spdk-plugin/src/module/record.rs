@@ -49,6 +49,12 @@ impl Record {
         io.cast::<u8>().wrapping_add(sys::SPDKP_IO_DRIVER_CTX as usize).cast()
     }
 
+    /// The request whose record begins with the link.
+    #[inline]
+    fn request(link: *const Link) -> *mut sys::spdk_bdev_io {
+        link.cast::<u8>().wrapping_sub(sys::SPDKP_IO_DRIVER_CTX as usize).cast_mut().cast()
+    }
+
     /// What a zcopy has lent.
     ///
     /// # Safety
@@ -93,18 +99,17 @@ impl Record {
         channel: &ChannelCore,
         outcome: Option<IoResult>,
     ) -> *const Link {
-        // SAFETY: says the caller.
-        let link = unsafe { Self::note_success(io, channel) };
-        if let Some(outcome) = outcome {
-            let record = Self::of(io);
-            // SAFETY: as in `init_lent`.
-            unsafe {
-                (&raw mut (*record).channel)
-                    .write(ptr::from_ref(channel).map_addr(|at| at | OUTCOME));
-                (&raw mut (*record).outcome).write(MaybeUninit::new(outcome));
-            }
+        let Some(outcome) = outcome else {
+            // SAFETY: says the caller.
+            return unsafe { Self::note_success(io, channel) };
+        };
+        let record = Self::of(io);
+        // SAFETY: as in `note_success`.
+        unsafe {
+            (&raw mut (*record).channel).write(ptr::from_ref(channel).map_addr(|at| at | OUTCOME));
+            (&raw mut (*record).outcome).write(MaybeUninit::new(outcome));
         }
-        link
+        record.cast()
     }
 
     /// Whether a record is of a request of the channel.
@@ -121,7 +126,7 @@ impl Record {
     /// bdev layer a message.
     ///
     /// # Safety
-    /// The request is with us, was counted by the channel, and nothing of it is in flight.
+    /// The request is with us, and nothing of it is in flight.
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn end_in_submit(
@@ -166,12 +171,13 @@ fn prefetch(link: *const Link) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let io = link.cast::<i8>().wrapping_sub(sys::SPDKP_IO_DRIVER_CTX as usize);
+        let internal =
+            Record::request(link).cast::<i8>().wrapping_add(sys::SPDKP_IO_INTERNAL as usize);
         // SAFETY: a prefetch of any address is allowed.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(link.cast());
-            _mm_prefetch::<_MM_HINT_T0>(io.wrapping_add(sys::SPDKP_IO_INTERNAL as usize));
-            _mm_prefetch::<_MM_HINT_T0>(io.wrapping_add(sys::SPDKP_IO_INTERNAL as usize + 64));
+            _mm_prefetch::<_MM_HINT_T0>(internal);
+            _mm_prefetch::<_MM_HINT_T0>(internal.wrapping_add(64));
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -186,8 +192,7 @@ fn prefetch(link: *const Link) {
 pub(super) unsafe fn complete(link: *const Link) {
     // SAFETY: says the caller. The request is ours, and this is its one completion.
     unsafe {
-        let io =
-            link.cast::<u8>().wrapping_sub(sys::SPDKP_IO_DRIVER_CTX as usize).cast_mut().cast();
+        let io = Record::request(link);
         if (*link.cast::<Record>()).channel.addr() & OUTCOME == 0 {
             sys::spdk_bdev_io_complete(io, SUCCESS);
         } else {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -199,12 +199,8 @@ struct Listed(u64);
 
 impl Listed {
     fn new(thread: *mut sys::spdk_thread, waker: Waker) -> Self {
-        static NEXT: Mutex<u64> = Mutex::new(0);
-        let number = {
-            let mut next = lock(&NEXT);
-            *next += 1;
-            *next
-        };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         lock(&SLEEPERS).push((thread.addr(), number, waker));
         ASLEEP.fetch_add(1, Ordering::Relaxed);
         // With the one in `wake_driver_of`: either our next look finds the message, or its sender finds us.

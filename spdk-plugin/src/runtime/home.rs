@@ -33,6 +33,7 @@ use super::task::Tasks;
 use super::thread::put;
 use super::time::Timers;
 use super::waker::Slot;
+use crate::guard::catch;
 
 /// Polls in one go before the thread's other work gets a turn.
 const DRAIN_BUDGET: u32 = 128;
@@ -69,7 +70,7 @@ pub(crate) struct Home {
     /// there. So SPDK does not end the thread while a message is sent to it.
     inbox: Inbox<&'static Slot, Target>,
     /// What the inbox fills, empty between messages.
-    batch: Cell<Vec<&'static Slot>>,
+    woken: Cell<Vec<&'static Slot>>,
     tasks: Tasks,
     timers: Timers,
     _home_thread_only: PhantomData<UnsafeCell<()>>,
@@ -105,7 +106,7 @@ impl Home {
             poller: Cell::new(ptr::null_mut()),
             drain_queued: Cell::new(false),
             inbox: Inbox::new(),
-            batch: Cell::default(),
+            woken: Cell::default(),
             tasks: Tasks::new(),
             timers: Timers::new(),
             _home_thread_only: PhantomData,
@@ -302,10 +303,26 @@ impl Home {
         true
     }
 
+    /// Runs `body` on the home's thread, now when we are on it. What belongs there may have come to another
+    /// SPDK thread of the same OS thread, through a thread-local or a like place. Without a way home the
+    /// body never runs, and what it holds is left to leak.
+    ///
+    /// # Safety
+    /// What `body` holds belongs to that thread, and nothing of it is used here any more.
+    pub(crate) unsafe fn run(&'static self, body: impl FnOnce() + 'static) {
+        if self.is_current() {
+            return body();
+        }
+        let body: Box<dyn FnOnce()> = Box::new(body);
+        let ctx = Box::into_raw(Box::new((self, body)));
+        // SAFETY: `on_run` takes the box.
+        unsafe { self.call(on_run, ctx.cast()) };
+    }
+
     fn take_remote(&'static self) {
-        let mut batch = self.batch.take();
-        self.inbox.take(&mut batch, Slot::wake_here);
-        self.batch.set(batch);
+        let mut woken = self.woken.take();
+        self.inbox.take(&mut woken, Slot::wake_here);
+        self.woken.set(woken);
     }
 
     /// Puts an ended I/O on the batch that the poller completes.
@@ -320,7 +337,7 @@ impl Home {
     }
 
     /// What was pushed and is not yet being completed.
-    pub(crate) fn batch(&self) -> impl Iterator<Item = *const Link> {
+    pub(crate) fn pushed(&self) -> impl Iterator<Item = *const Link> {
         self.done.iter()
     }
 
@@ -357,6 +374,12 @@ unsafe extern "C" fn on_drain(home: *mut c_void) {
         home.drain_queued.set(false);
         home.enter(|| ());
     }
+}
+
+unsafe extern "C" fn on_run(ctx: *mut c_void) {
+    // SAFETY: `Home::run` boxed it, and this is the one call.
+    let (home, body) = *unsafe { Box::from_raw(ctx.cast::<(&'static Home, Box<dyn FnOnce()>)>()) };
+    home.enter(|| drop(catch("a value that came home", body)));
 }
 
 unsafe extern "C" fn on_remote(home: *mut c_void) {

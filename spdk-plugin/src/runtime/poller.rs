@@ -245,14 +245,9 @@ impl Drop for Poller {
         // SAFETY: this is the drop.
         let state = unsafe { ManuallyDrop::take(&mut self.state) };
         let home = state.home.get();
-        if home.is_current() {
-            return unregister(state);
-        }
-        // Through a thread-local or a like place it came to another SPDK thread on the same core, where
-        // SPDK refuses to unregister it. If there is no way home, it is left to leak.
-        let ctx = Rc::into_raw(state).cast_mut().cast();
-        // SAFETY: `on_stray` takes the share that we just gave up, on the thread that it belongs to.
-        unsafe { home.call(on_stray, ctx) };
+        // SPDK refuses to unregister it elsewhere.
+        // SAFETY: the share belongs to the home's thread, and we give it up.
+        unsafe { home.run(move || unregister(state)) };
     }
 }
 
@@ -267,12 +262,6 @@ fn unregister(state: Rc<State>) {
         }
         sys::spdk_poller_unregister(&raw mut raw);
     }
-}
-
-unsafe extern "C" fn on_stray(ctx: *mut c_void) {
-    // SAFETY: `Poller::drop` gave up this share.
-    let state = unsafe { Rc::from_raw(ctx.cast::<State>().cast_const()) };
-    state.home.get().enter(|| drop_caught("a poller", move || unregister(state)));
 }
 
 /// A share in the state that a callback of SPDK's names.
