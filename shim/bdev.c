@@ -88,6 +88,30 @@ spdkp_bdev_free(struct spdk_bdev *bdev)
 	free(bdev);
 }
 
+static void
+find_name(void *ctx, const char *name)
+{
+	const char **wanted = ctx;
+
+	if (*wanted != NULL && strcmp(*wanted, name) == 0) {
+		*wanted = NULL;
+	}
+}
+
+bool
+spdkp_bdev_answers_to(struct spdk_bdev *bdev, const char *name)
+{
+	struct spdk_uuid uuid;
+	const char *wanted = name;
+
+	if (strcmp(spdk_bdev_get_name(bdev), name) == 0) {
+		return true;
+	}
+	spdkp_bdev_aliases(bdev, find_name, &wanted);
+	return wanted == NULL || (spdk_uuid_parse(&uuid, name) == 0 &&
+				  spdk_uuid_compare(&uuid, spdk_bdev_get_uuid(bdev)) == 0);
+}
+
 int
 spdkp_bdev_register(struct spdk_bdev *bdev)
 {

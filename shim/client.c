@@ -340,7 +340,7 @@ spdkp_wait_size(void)
 }
 
 int
-spdkp_wait(void *entry, struct spdk_bdev *bdev, struct spdk_io_channel *ch,
+spdkp_wait(void *entry, struct spdk_bdev *bdev, struct spdk_io_channel *ch, bool ahead,
 	   spdk_bdev_io_wait_cb cb, void *ctx)
 {
 	struct spdk_bdev_io_wait_entry *wait = entry;
@@ -349,6 +349,9 @@ spdkp_wait(void *entry, struct spdk_bdev *bdev, struct spdk_io_channel *ch,
 	wait->bdev = bdev;
 	wait->cb_fn = cb;
 	wait->cb_arg = ctx;
+#if SPDK_VERSION >= SPDK_VERSION_NUM(25, 9, 0)
+	wait->dep_unblock = ahead;
+#endif
 	return spdk_bdev_queue_io_wait(bdev, ch, wait);
 }
 

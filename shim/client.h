@@ -24,6 +24,8 @@ enum spdkp_op_kind {
 	SPDKP_OP_ZONE_INFO,
 	SPDKP_OP_ZONE_MANAGEMENT,
 	SPDKP_OP_ZONE_APPEND,
+	/* A request of a bdev of ours, which is in `buf`. */
+	SPDKP_OP_FORWARD,
 };
 
 enum spdkp_op_status {
@@ -93,9 +95,26 @@ int spdkp_op_submit(struct spdkp_op *op, struct spdk_bdev_desc *desc, struct spd
 /* Reads how it ended. The request is freed, unless it is a zcopy that has begun. */
 void spdkp_op_end(struct spdkp_op *op, struct spdk_bdev_io *io, bool success);
 
+/* forward.c: submits `io`, a request of a bdev of ours that is not an abort, to the bdev below with its range moved to
+ * begin at `offset`. For the end of a zcopy `lent` is the request that began it there. */
+int spdkp_forward(struct spdk_bdev_io *io, struct spdk_bdev_io *lent, struct spdk_bdev_desc *desc,
+		  struct spdk_io_channel *ch, uint64_t offset, spdk_bdev_io_completion_cb cb, void *ctx);
+/* The same for reads and for writes. */
+int spdkp_forward_read(struct spdk_bdev_io *io, struct spdk_bdev_desc *desc,
+		       struct spdk_io_channel *ch, uint64_t offset, spdk_bdev_io_completion_cb cb,
+		       void *ctx);
+int spdkp_forward_write(struct spdk_bdev_io *io, struct spdk_bdev_desc *desc,
+			struct spdk_io_channel *ch, uint64_t offset, spdk_bdev_io_completion_cb cb,
+			void *ctx);
+/* Takes over what a child that ended well answers. True: the child is what a zcopy's end will name, and is not to be
+ * freed before. */
+bool spdkp_forward_end(struct spdk_bdev_io *io, struct spdk_bdev_io *child, uint64_t offset,
+		       uint32_t *cdw0);
+
 /* A wait for a spdk_bdev_io; `entry` is as large and as aligned as the functions below tell. */
 size_t spdkp_wait_size(void);
-int spdkp_wait(void *entry, struct spdk_bdev *bdev, struct spdk_io_channel *ch,
+/* ahead: other requests cannot end before this one has been served. */
+int spdkp_wait(void *entry, struct spdk_bdev *bdev, struct spdk_io_channel *ch, bool ahead,
 	       spdk_bdev_io_wait_cb cb, void *ctx);
 
 struct spdkp_zone {

@@ -45,3 +45,13 @@ spdkp_io_complete_errno(struct spdk_bdev_io *io, int err)
 	spdk_bdev_io_complete(io, SPDK_BDEV_IO_STATUS_FAILED);
 }
 #endif
+
+bool
+spdkp_io_in_domain(const struct spdk_bdev_io *io)
+{
+#if SPDK_VERSION >= SPDK_VERSION_NUM(23, 5, 0)
+	return io->u.bdev.memory_domain != NULL;
+#else
+	return false;
+#endif
+}

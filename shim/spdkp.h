@@ -62,8 +62,26 @@ struct spdkp_module_ops {
 	bool (*io_type_supported)(void *ctx, enum spdk_bdev_io_type type);
 	int (*dump_info)(void *ctx, struct spdk_json_write_ctx *w);
 	void (*write_config)(void *ctx, struct spdk_json_write_ctx *w);
+	/* Of modules of virtual bdevs: writes the configuration of all of them, which may wait for their bases. */
+	int (*write_module_config)(struct spdk_json_write_ctx *w);
+	/* A bdev has come: the first must be done with it when it returns, the second says so by
+	 * spdkp_examine_done(). */
+	void (*examine_config)(struct spdk_bdev *bdev);
+	void (*examine_disk)(struct spdk_bdev *bdev);
+	/* The bdev whose memory domains requests may bring, or NULL. The same function for all modules. Used from
+	 * 23.05 on. */
+	struct spdk_bdev *(*domains_of)(void *ctx);
+	/* Whether the function of that name goes on after it has returned, until it says so by the one below. Before
+	 * 21.10 nobody waits for fini_start. */
+	bool init_waits;
+	bool fini_start_waits;
+	bool fini_waits;
 };
 struct spdkp_module;
+void spdkp_module_init_done(struct spdkp_module *module);
+void spdkp_module_fini_start_done(void);
+void spdkp_module_fini_done(void);
+void spdkp_examine_done(struct spdkp_module *module);
 struct spdkp_module *spdkp_module_add(const char *name, const struct spdkp_module_ops *ops);
 /* The file that holds the module of this name, "" when it cannot be told, NULL when there is none. */
 const char *spdkp_module_origin(const char *name);
@@ -106,6 +124,8 @@ struct spdkp_bdev_opts {
 struct spdk_bdev *spdkp_bdev_new(struct spdkp_module *module, const struct spdkp_bdev_opts *opts,
 				 void *ctx, const char **needs);
 void spdkp_bdev_free(struct spdk_bdev *bdev);
+/* Whether the bdev is the one of this name, alias or UUID. */
+bool spdkp_bdev_answers_to(struct spdk_bdev *bdev, const char *name);
 int spdkp_bdev_register(struct spdk_bdev *bdev);
 void spdkp_bdev_uuid(const struct spdk_bdev *bdev, uint8_t out[16]);
 bool spdkp_bdev_uuid_taken(const uint8_t uuid[16]);
@@ -122,6 +142,8 @@ enum {
 	SPDKP_ZCOPY_COMMIT = 4,
 };
 uint32_t spdkp_io_zcopy_flags(const struct spdk_bdev_io *io);
+/* Of a request with data. */
+bool spdkp_io_in_domain(const struct spdk_bdev_io *io);
 uint64_t spdkp_io_copy_source(const struct spdk_bdev_io *io);
 struct spdkp_nvme {
 	const void *cmd;
@@ -132,6 +154,11 @@ struct spdkp_nvme {
 };
 void spdkp_io_nvme(const struct spdk_bdev_io *io, struct spdkp_nvme *out);
 void spdkp_io_complete_errno(struct spdk_bdev_io *io, int err);
+
+/* keyring.c */
+/* Copies the key into the buffer and gives its length, or a negative errno: -ENOKEY when there is no such key,
+ * -ENOSYS when the program has no keyring. */
+int spdkp_keyring_read(const char *name, void *buf, int len, const char **needs);
 
 /* dif.c */
 int spdkp_dif_generate(struct spdk_bdev_io *io);

@@ -36,6 +36,8 @@ pub(crate) struct Args {
 enum Bench {
     /// The null bdev against SPDK's bdev_null
     Null,
+    /// The passthru bdev against SPDK's bdev_passthru, both over SPDK's bdev_null
+    Passthru,
     /// Reads of SPDK's bdev_null through the client against those of SPDK's bdevperf
     Client,
 }
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let spdk = workspace::spdk()?;
     let figures = match args.bench {
         Bench::Null => null(&spdk, args)?,
+        Bench::Passthru => passthru(&spdk, args)?,
         Bench::Client => client(&spdk, args)?,
     };
     let rows: Vec<_> = figures
@@ -96,6 +99,21 @@ fn null(spdk: &Spdk, args: &Args) -> Result<Vec<Figures>> {
     };
     eprintln!("SPDK {}; {} pairs of {} s", describe(spdk), args.pairs, args.seconds);
     [1, 128].into_iter().map(compare).collect()
+}
+
+fn passthru(spdk: &Spdk, args: &Args) -> Result<Vec<Figures>> {
+    const TOP: &str = "passthru0";
+    let plugin = workspace::modules(spdk)?;
+    let iops = |method: &str, depth: u32| {
+        let params = json!({ "name": TOP, "base_bdev_name": DISK });
+        let config = Config::new().bdev("bdev_null_create", disk()).bdev(method, params);
+        bdevperf(spdk, config, depth, args, |perf| perf.plugin(&plugin).bdev(TOP))
+    };
+    let iops = &iops;
+    let ours = |depth| move || iops("bdev_rpassthru_create", depth);
+    let theirs = |depth| move || iops("bdev_passthru_create", depth);
+    eprintln!("SPDK {}; {} pairs of {} s", describe(spdk), args.pairs, args.seconds);
+    [1, 128].into_iter().map(|depth| pairs(args, depth, ours(depth), theirs(depth))).collect()
 }
 
 fn client(spdk: &Spdk, args: &Args) -> Result<Vec<Figures>> {
@@ -172,6 +190,7 @@ fn pairs(
     Ok(Figures {
         bench: match args.bench {
             Bench::Null => "null".into(),
+            Bench::Passthru => "passthru".into(),
             Bench::Client => "client".into(),
         },
         case: format!("4 KiB randread, QD {depth}"),

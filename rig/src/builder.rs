@@ -41,6 +41,7 @@ pub struct HostBuilder {
     config: Option<String>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    wrapper: Vec<OsString>,
     ready_timeout: Duration,
 }
 
@@ -59,6 +60,7 @@ impl HostBuilder {
             config: None,
             args: vec![],
             env: vec![],
+            wrapper: vec![],
             ready_timeout: READY_TIMEOUT,
         }
     }
@@ -146,6 +148,13 @@ impl HostBuilder {
         self
     }
 
+    /// Has another command start the program, such as `ip netns exec <namespace>`. It is given the program and its
+    /// arguments behind its own, and must become it: `exec` rather than `fork`.
+    pub fn wrapper<A: Into<OsString>>(mut self, command: impl IntoIterator<Item = A>) -> Self {
+        self.wrapper = command.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// How long the program may take until its RPC server answers (default: 60 s).
     pub fn ready_timeout(mut self, timeout: Duration) -> Self {
         self.ready_timeout = timeout;
@@ -215,7 +224,8 @@ impl HostBuilder {
         };
         let eal = Eal::new(version, memory, mem_mb, lcores.as_deref());
 
-        let mut command = Command::new(program);
+        let preload = self.preload(&eal)?;
+        let mut command = self.starter(program, &preload);
         if !self.bare {
             command.arg("-r").arg(dir.join("rpc.sock")).args(eal.args);
             // No core dumps of the program's whole memory.
@@ -244,6 +254,13 @@ impl HostBuilder {
         }
         command.args(&self.args);
 
+        command.env("LD_LIBRARY_PATH", self.library_path());
+        command.envs(eal.env).envs(self.env.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
+    /// What is to be preloaded.
+    fn preload(&self, eal: &Eal) -> Result<String> {
         let mut preload = Vec::new();
         if eal.interposed {
             preload.push(interposer()?);
@@ -254,14 +271,23 @@ impl HostBuilder {
         }
         let preload: Vec<&str> =
             preload.iter().map(|path| preloadable(path)).collect::<Result<_>>()?;
-        if preload.is_empty() {
-            command.env_remove("LD_PRELOAD");
-        } else {
-            command.env("LD_PRELOAD", preload.join(":"));
-        }
-        command.env("LD_LIBRARY_PATH", self.library_path());
-        command.envs(eal.env).envs(self.env.iter().map(|(name, value)| (name, value)));
-        Ok(command)
+        Ok(preload.join(":"))
+    }
+
+    /// The command that starts the program. No other program than that may have a plugin preloaded.
+    fn starter(&self, program: &Path, preload: &str) -> Command {
+        let Some((wrapper, args)) = self.wrapper.split_first() else {
+            let mut command = Command::new(program);
+            match preload {
+                "" => command.env_remove("LD_PRELOAD"),
+                preload => command.env("LD_PRELOAD", preload),
+            };
+            return command;
+        };
+        let mut command = Command::new(wrapper);
+        command.env_remove("LD_PRELOAD").args(args);
+        command.arg("env").arg(format!("LD_PRELOAD={preload}")).arg(program);
+        command
     }
 
     fn library_path(&self) -> OsString {

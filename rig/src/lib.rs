@@ -3,6 +3,7 @@
 //! A rig for the project's integration tests and for `cargo spdk demo` and `bench`:
 //! - [`Host`] runs any SPDK application with plugins preloaded, and ends it when it is dropped;
 //! - [`RpcClient`] calls its JSON-RPC server, [`PythonClient`] does so with SPDK's own client;
+//! - [`python_with`] has a package of PyPI, for tests that compare with one;
 //! - [`Bdevperf`] and [`Bdevio`] run SPDK's own tools and read what they print;
 //! - [`Build`] makes the plugins and apps that are run.
 //!
@@ -32,7 +33,7 @@ pub use error::{Error, Result};
 pub use host::{Host, Output};
 pub use memory::{Memory, free_hugepages_mb};
 pub use perf::{Job, Perf};
-pub use python::PythonClient;
+pub use python::{PythonClient, python_with};
 pub use rpc::{RpcClient, RpcError};
 pub use spdk_plugin_build::Spdk;
 pub use tools::{Build, plugin, spdk};

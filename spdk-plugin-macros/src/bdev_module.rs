@@ -52,7 +52,8 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
     }
     let kinds =
         HANDLERS.iter().filter(|(method, _)| has(method)).map(|(_, kind)| format_ident!("{kind}"));
-    let submit = has("submit");
+    let (submit, destruct) = (has("submit"), has("destruct"));
+    let (init, fini_start, fini) = (has("init"), has("fini_start"), has("fini"));
     let ty = &item.self_ty;
     Ok(quote! {
         #item
@@ -64,6 +65,10 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                 kinds: ::spdk_plugin::private::IoKinds::NONE
                     #(.and(::spdk_plugin::private::IoKinds::#kinds))*,
                 submit: #submit,
+                destruct: #destruct,
+                init: #init,
+                fini_start: #fini_start,
+                fini: #fini,
             };
 
             fn registration() -> &'static ::spdk_plugin::private::Registration {
@@ -76,8 +81,14 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
         const _: () = {
             #[::spdk_plugin::private::linkme::distributed_slice(::spdk_plugin::private::MODULES)]
             #[linkme(crate = ::spdk_plugin::private::linkme)]
-            static ENTRY: ::spdk_plugin::private::ModuleEntry =
-                ::spdk_plugin::private::ModuleEntry::new::<#ty>(::core::env!("CARGO_PKG_NAME"));
+            static ENTRY: ::spdk_plugin::private::ModuleEntry = {
+                #[allow(unused_imports, reason = "for those that are no virtual bdevs")]
+                use ::spdk_plugin::private::NoVbdev as _;
+                ::spdk_plugin::private::ModuleEntry::new::<#ty>(
+                    ::core::env!("CARGO_PKG_NAME"),
+                    ::spdk_plugin::private::Probe::<#ty>::OPS,
+                )
+            };
         };
     })
 }

@@ -24,18 +24,24 @@ pub(crate) fn catch<R>(what: &str, body: impl FnOnce() -> R) -> Result<R, Panick
     }
 }
 
-/// As [`catch`]; the error is what the panic said.
-pub(crate) fn catch_message<R>(what: &str, body: impl FnOnce() -> R) -> Result<R, String> {
-    panic::catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let message =
-            match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
-                (Some(text), _) => (*text).to_owned(),
-                (_, Some(text)) => text.clone(),
-                _ => "(no message)".to_owned(),
-            };
-        panicked(what, payload);
-        message
-    })
+/// As [`catch`]; the error is what the panic said. `what` is asked for if there is one.
+#[inline]
+pub(crate) fn catch_message<R>(
+    what: impl FnOnce() -> &'static str,
+    body: impl FnOnce() -> R,
+) -> Result<R, String> {
+    panic::catch_unwind(AssertUnwindSafe(body)).map_err(|payload| message(what(), payload))
+}
+
+#[cold]
+fn message(what: &str, payload: Box<dyn Any + Send>) -> String {
+    let message = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "(no message)".to_owned(),
+    };
+    panicked(what, payload);
+    message
 }
 
 #[cold]

@@ -6,6 +6,7 @@
 //! - [`Subsystem`]: subsystems, with [`#[subsystem]`](macro@subsystem).
 //! - [`mod@bdev`]: the bdevs of whatever module, opened and used.
 //! - [`dma`]: memory for I/O.
+//! - [`keyring`]: keys that SPDK keeps.
 //! - [`complete`]: futures of C callbacks.
 //! - [`runtime`]: tasks, pollers and time on SPDK's threads.
 //! - [`spdk_plugin!`]: makes a plugin or an app of the crates that hold all these.
@@ -19,6 +20,7 @@ pub mod dma;
 mod error;
 mod guard;
 mod json;
+pub mod keyring;
 pub mod log;
 pub mod module;
 pub mod plugin;
@@ -41,7 +43,7 @@ pub mod private {
     pub use linkme;
 
     pub use crate::module::Registration;
-    pub use crate::module::{IoKinds, ModuleEntry, Overrides};
+    pub use crate::module::{IoKinds, ModuleEntry, NoVbdev, Overrides, Probe};
     pub use crate::plugin::{ABI_LEN, METHODS, MODULES, SUBSYSTEMS, abi_record, claim, register};
     pub use crate::rpc::{Method, Params, Request, State, call, call_without_params};
     pub use crate::runtime::app::run_main;

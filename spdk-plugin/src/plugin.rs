@@ -99,7 +99,7 @@ pub fn register(plugin: &'static str, abi: &'static [u8; ABI_LEN]) {
             return;
         }
         for module in MODULES {
-            if !(module.register)() {
+            if !module.register() {
                 log::error!(
                     "module {} of {} is not registered: no memory",
                     module.name,

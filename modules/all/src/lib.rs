@@ -1,3 +1,9 @@
 //! Every bdev module of the project as one plugin for a stock SPDK program.
 
-spdk_plugin::spdk_plugin! { modules: [spdk_plugin_null, spdk_plugin_ram] }
+spdk_plugin::spdk_plugin! {
+    modules: [
+        spdk_plugin_null,
+        spdk_plugin_passthru,
+        spdk_plugin_ram,
+    ]
+}

@@ -11,7 +11,7 @@
 
 use std::ffi::c_void;
 use std::ptr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_channel::oneshot;
 use spdk_plugin_sys as sys;
@@ -26,7 +26,7 @@ use crate::runtime::{on_app_thread, send_to_app};
 /// `spdkp_done_fn`.
 pub(super) type DoneFn = unsafe extern "C" fn(*mut c_void, i32);
 
-type Finish<O> = Box<dyn FnOnce(&Rc<DescInner>, i32, O)>;
+type Finish<O> = Box<dyn FnOnce(&Arc<DescInner>, i32, O)>;
 
 /// A call under way, with the `O` that SPDK writes its answer to.
 pub(super) struct Call<O> {
@@ -35,7 +35,7 @@ pub(super) struct Call<O> {
     /// There was no message to spare, so the callback may not have returned at the end.
     hurried: bool,
     pub(super) out: O,
-    desc: Rc<DescInner>,
+    desc: Arc<DescInner>,
     finish: Finish<O>,
 }
 
@@ -53,10 +53,10 @@ impl<R> Answer<R> {
 /// What `finish` makes of the result is the answer; where nobody waits any more it is dropped. Fails where
 /// the descriptor's thread is not current.
 pub(super) fn start<O: 'static, R: 'static>(
-    desc: &Rc<DescInner>,
+    desc: &Arc<DescInner>,
     out: O,
     begin: impl FnOnce(*mut O, DoneFn, *mut c_void) -> Result<()>,
-    finish: impl FnOnce(&Rc<DescInner>, i32, O) -> R + 'static,
+    finish: impl FnOnce(&Arc<DescInner>, i32, O) -> R + 'static,
 ) -> Result<Answer<R>> {
     check_thread(desc)?;
     start_anywhere(desc, out, begin, finish)
@@ -71,10 +71,10 @@ pub(super) fn check_thread(desc: &DescInner) -> Result<()> {
 }
 
 fn start_anywhere<O: 'static, R: 'static>(
-    desc: &Rc<DescInner>,
+    desc: &Arc<DescInner>,
     out: O,
     begin: impl FnOnce(*mut O, DoneFn, *mut c_void) -> Result<()>,
-    finish: impl FnOnce(&Rc<DescInner>, i32, O) -> R + 'static,
+    finish: impl FnOnce(&Arc<DescInner>, i32, O) -> R + 'static,
 ) -> Result<Answer<R>> {
     let (reply, answer) = oneshot::channel();
     let call = Box::into_raw(Box::new(Call {
@@ -82,7 +82,7 @@ fn start_anywhere<O: 'static, R: 'static>(
         rc: 0,
         hurried: false,
         out,
-        desc: Rc::clone(desc),
+        desc: Arc::clone(desc),
         finish: Box::new(move |desc, rc, out| {
             // What cannot be delivered is dropped here, with the descriptor still open.
             drop(reply.send(finish(desc, rc, out)));
@@ -103,10 +103,10 @@ fn start_anywhere<O: 'static, R: 'static>(
 /// # Safety
 /// `function` may be called there with the descriptor, which is open meanwhile.
 pub(super) unsafe fn start_on_app<O: 'static, R: 'static>(
-    desc: &Rc<DescInner>,
+    desc: &Arc<DescInner>,
     out: O,
     function: impl FnOnce(*mut sys::spdk_bdev_desc, *mut O) -> i32 + Send + 'static,
-    finish: impl FnOnce(&Rc<DescInner>, i32, O) -> R + 'static,
+    finish: impl FnOnce(&Arc<DescInner>, i32, O) -> R + 'static,
 ) -> Result<Answer<R>> {
     let raw = desc.raw();
     let begin = move |out: *mut O, _: DoneFn, call: *mut c_void| {
@@ -173,7 +173,7 @@ unsafe extern "C" fn finish<O: 'static>(ctx: *mut c_void) {
     let Call { home, rc, hurried, out, desc, finish } = call;
     home.enter(move || {
         if hurried {
-            std::mem::forget(Rc::clone(&desc));
+            std::mem::forget(Arc::clone(&desc));
         }
         // Wakers are foreign code.
         let _ = catch("a waker", || finish(&desc, rc, out));

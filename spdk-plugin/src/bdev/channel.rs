@@ -7,18 +7,20 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::fmt;
-use std::ptr;
-use std::rc::Rc;
+use std::hint::cold_path;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use spdk_plugin_sys as sys;
 
 use super::desc::{BdevDesc, DescInner};
-use super::zcopy;
+use super::{forward, zcopy};
 use crate::complete::slots::{Inner, Payload, Slot, Slots};
 use crate::dma::{DmaBuf, IoVec};
 use crate::error::{Error, Result};
-use crate::runtime::home::HomeRef;
+use crate::module::IoCell;
+use crate::runtime::home::{Home, HomeRef};
 
 /// A thread's way to an open bdev, got from [`BdevDesc::get_io_channel`].
 ///
@@ -53,6 +55,11 @@ pub(super) type OpSlots = Slots<Cargo, Port>;
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct Cargo {
+    /// The request that it is a child of, while it is in flight: one that is forwarded, or waits for what it
+    /// has dropped.
+    pub(super) parent: Option<NonNull<IoCell>>,
+    /// The future of a child is polled by another than the request's handler.
+    pub(super) foreign: bool,
     /// The data; or what is compared.
     pub(super) buf: DmaBuf,
     pub(super) op: sys::spdkp_op,
@@ -66,14 +73,33 @@ pub(super) struct Cargo {
     pub(super) zones: Vec<u64>,
 }
 
+impl Cargo {
+    /// Says what is to be done, but for what it is done with.
+    pub(super) fn describe(&mut self, kind: sys::spdkp_op_kind, flags: u8, offset: u64, num: u64) {
+        self.op.offset = offset;
+        self.op.num = num;
+        self.op.md = ptr::null_mut();
+        self.op.iovcnt = 0;
+        self.op.kind = kind as u8;
+        self.op.flags = flags;
+        self.op.status = 0;
+    }
+}
+
 impl Payload for Cargo {
     fn clear(&mut self) {
+        let parent = self.parent.take();
         self.buf = DmaBuf::empty();
         self.list = IoVec::new();
         self.second = DmaBuf::empty();
         self.second_list = IoVec::new();
         self.md = DmaBuf::empty();
         self.zones = Vec::new();
+        if let Some(parent) = parent {
+            // SAFETY: an operation that was dropped in flight has made itself a child of the request that
+            // it was a part of, which is not completed before; this is its end.
+            unsafe { parent.as_ref().child_ended() };
+        }
     }
 }
 
@@ -81,11 +107,9 @@ impl Payload for Cargo {
 pub(super) struct Port {
     pub(super) raw: *mut sys::spdk_io_channel,
     raw_desc: *mut sys::spdk_bdev_desc,
-    /// It does not end before the channel is put.
-    thread: *mut sys::spdk_thread,
     pub(super) block_size: u32,
-    /// The logarithm of the block size, and the bits of a place within a block. All bits where the block size
-    /// is no power of two.
+    /// The logarithm of the block size, and the bits of a place within a block. Where the block size is no
+    /// power of two: 63, and all bits.
     shift: u32,
     within_block: u64,
     /// Operations that found SPDK out of requests, in order.
@@ -97,7 +121,9 @@ pub(super) struct Port {
     entry: Box<[UnsafeCell<u64>]>,
     /// No other channel of the process has it.
     pub(super) serial: u64,
-    pub(super) desc: Rc<DescInner>,
+    /// It is a module's way to a base: requests wait for what goes through it.
+    is_base: bool,
+    pub(super) desc: Arc<DescInner>,
 }
 
 impl Drop for Port {
@@ -114,11 +140,23 @@ impl BdevDesc {
     /// [`Error::WrongThread`] on another SPDK thread than that which opened the descriptor,
     /// [`Error::NoMemory`] when the bdev or the bdev layer cannot make a channel.
     pub fn get_io_channel(&self) -> Result<IoChannel> {
+        if !self.inner().home().is_current() {
+            return Err(wrong_thread("a channel of", self.name()));
+        }
+        self.channel_here(false)
+    }
+
+    /// The current thread's channel, wherever the descriptor was opened.
+    pub(crate) fn channel_here(&self, is_base: bool) -> Result<IoChannel> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let desc = Rc::clone(self.inner());
-        let home = HomeRef::current().filter(|_| desc.home().is_current());
-        let home = home.ok_or_else(|| wrong_thread("a channel of", desc.name()))?;
-        // SAFETY: the descriptor is open and belongs to this thread.
+        let desc = Arc::clone(self.inner());
+        let home = HomeRef::current().ok_or_else(|| {
+            Error::WrongThread(format!(
+                "a channel of bdev {} belongs to an SPDK thread, and this is none",
+                desc.name()
+            ))
+        })?;
+        // SAFETY: the descriptor is open, and this is an SPDK thread.
         let raw = unsafe { sys::spdk_bdev_get_io_channel(desc.raw()) };
         if raw.is_null() {
             return Err(Error::NoMemory(format!("a channel of bdev {}", desc.name())));
@@ -126,15 +164,13 @@ impl BdevDesc {
         let block_size = desc.block_size();
         let (shift, within_block) = match block_size.is_power_of_two() {
             true => (block_size.ilog2(), u64::from(block_size) - 1),
-            false => (0, u64::MAX),
+            false => (63, u64::MAX),
         };
         // SAFETY: asks for a size.
         let words = unsafe { sys::spdkp_wait_size() }.div_ceil(8);
         let port = Port {
             raw,
             raw_desc: desc.raw(),
-            // SAFETY: reads a thread-local of SPDK's.
-            thread: unsafe { sys::spdk_get_thread() },
             block_size,
             shift,
             within_block,
@@ -143,6 +179,7 @@ impl BdevDesc {
             asked: Cell::new(false),
             entry: (0..words).map(|_| UnsafeCell::new(0)).collect(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            is_base,
             desc,
         };
         Ok(IoChannel(Slots::new(home, port)))
@@ -188,11 +225,10 @@ impl fmt::Debug for IoChannel {
 }
 
 impl Port {
-    /// Whether this is the channel's SPDK thread.
+    /// How many blocks are in so many bytes; none where that takes a division.
     #[inline]
-    pub(super) fn is_current(&self) -> bool {
-        // SAFETY: reads a thread-local of SPDK's.
-        self.thread == unsafe { sys::spdk_get_thread() }
+    pub(super) fn whole_blocks(&self, len: usize) -> u64 {
+        len as u64 >> self.shift
     }
 
     /// Bytes in blocks; `None` if they are not whole blocks.
@@ -209,7 +245,6 @@ impl Port {
 
 /// Hands a slot's operation to SPDK. Gives 0, also when it is to wait for a request of SPDK's, or a
 /// negative errno; then it is as before.
-#[inline]
 pub(super) fn submit(slot: &OpSlot) -> i32 {
     let port = slot.owner().keep();
     slot.launch();
@@ -224,7 +259,69 @@ pub(super) fn submit(slot: &OpSlot) -> i32 {
     0
 }
 
-#[inline]
+/// As [`submit`], for a plain read or write with the payload's buffer; the rest of the payload says nothing. If
+/// it does not give 0, [`submit_late`] is next.
+#[inline(always)]
+pub(super) fn submit_plain(
+    slots: &Inner<Cargo, Port>,
+    slot: &OpSlot,
+    kind: sys::spdkp_op_kind,
+    offset: u64,
+    num: u64,
+) -> i32 {
+    let port = slots.keep();
+    slot.launch_from(slots);
+    if !port.first.get().is_null() {
+        // After those that wait for a request.
+        cold_path();
+        return -libc::ENOMEM;
+    }
+    let submit = match kind {
+        sys::SPDKP_OP_READ => sys::spdk_bdev_read_blocks,
+        _ => sys::spdk_bdev_write_blocks,
+    };
+    let ctx = ptr::from_ref(slot).cast_mut().cast();
+    // SAFETY: the slot is in flight and owns the buffer, which is as long as the range; the channel and the
+    // descriptor live as long. `on_plain_done` gets the slot, whose address does not change.
+    unsafe {
+        let buf = (*slot.payload()).buf.addr().cast();
+        submit(port.raw_desc, port.raw, buf, offset, num, Some(on_plain_done), ctx)
+    }
+}
+
+/// [`submit_plain`] gave `rc`, and the payload now says all. As [`submit`] from there on.
+#[cold]
+pub(super) fn submit_late(slot: &OpSlot, rc: i32) -> i32 {
+    let port = slot.owner().keep();
+    if port.first.get().is_null() {
+        return refused(slot, rc);
+    }
+    push(port, slot);
+    0
+}
+
+/// As [`submit_plain`], for a read or a write that is forwarded.
+#[inline(always)]
+pub(super) fn submit_forward(
+    slots: &Inner<Cargo, Port>,
+    slot: &OpSlot,
+    submit: forward::Submit,
+    io: *mut sys::spdk_bdev_io,
+    offset: u64,
+) -> i32 {
+    let port = slots.keep();
+    slot.launch_from(slots);
+    if !port.first.get().is_null() {
+        // After those that wait for a request.
+        cold_path();
+        return -libc::ENOMEM;
+    }
+    let ctx = ptr::from_ref(slot).cast_mut().cast();
+    // SAFETY: the slot is in flight, and so is the child of the request that it is; the channel and the
+    // descriptor live as long. `on_plain_child` gets the slot, whose address does not change.
+    unsafe { submit(io, port.raw_desc, port.raw, offset, Some(forward::on_plain_child), ctx) }
+}
+
 fn hand_over(slot: &OpSlot) -> i32 {
     let port = slot.owner().keep();
     // SAFETY: the slot is in flight and owns all that the operation reads and writes; the channel and the
@@ -232,23 +329,25 @@ fn hand_over(slot: &OpSlot) -> i32 {
     unsafe {
         let op = &raw mut (*slot.payload()).op;
         let ctx = ptr::from_ref(slot).cast_mut().cast();
-        // The most frequent one takes the shortest way.
-        if u32::from((*op).kind) == sys::SPDKP_OP_READ
-            && (*op).flags == 0
-            && (*op).iovcnt == 0
-            && (*op).md.is_null()
-        {
-            return sys::spdk_bdev_read_blocks(
-                port.raw_desc,
-                port.raw,
-                (*op).buf,
-                (*op).offset,
-                (*op).num,
-                Some(on_done),
-                ctx,
-            );
+        if let Some(parent) = (*slot.payload()).parent {
+            return forward::hand_over(op, parent, port.raw_desc, port.raw, ctx);
         }
         sys::spdkp_op_submit(op, port.raw_desc, port.raw, Some(on_done), ctx)
+    }
+}
+
+/// Lands what SPDK does not have, and may be a child.
+///
+/// # Safety
+/// As for [`Slot::land`].
+unsafe fn land(slot: *const OpSlot) {
+    // SAFETY: says the caller.
+    unsafe {
+        if (*(*slot).payload()).parent.is_some() {
+            forward::land(slot, false);
+        } else {
+            Slot::land(slot, false);
+        }
     }
 }
 
@@ -322,7 +421,7 @@ pub(super) fn stop_waiting(port: &Port, slot: *const OpSlot) -> bool {
     // SAFETY: it is in flight, and SPDK does not have it.
     unsafe {
         (*(*slot).payload()).op.status = sys::SPDKP_OP_ABORTED as u8;
-        Slot::land(slot);
+        land(slot);
     }
     true
 }
@@ -338,7 +437,8 @@ fn wait(slots: &Inner<Cargo, Port>) -> bool {
     // whose handle keeps the slab.
     let rc = unsafe {
         let entry = port.entry.as_ptr().cast_mut().cast();
-        sys::spdkp_wait(entry, port.desc.bdev(), port.raw, Some(on_room), ctx)
+        let (bdev, ahead) = (port.desc.bdev(), port.is_base);
+        sys::spdkp_wait(entry, bdev, port.raw, ahead, Some(on_room), ctx)
     };
     port.asked.set(rc == 0);
     if rc != 0 {
@@ -388,7 +488,7 @@ fn serve(slots: &Inner<Cargo, Port>) {
                 let op = &raw mut (*waits.payload()).op;
                 (*op).status = sys::SPDKP_OP_REFUSED as u8;
                 (*op).err = rc;
-                Slot::land(slot);
+                land(slot);
             }
         }
     }
@@ -415,12 +515,41 @@ unsafe extern "C" fn on_done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mu
         let answers = u32::from((*op).flags) & sys::SPDKP_OP_ANSWERS != 0;
         if success && !answers {
             sys::spdk_bdev_free_io(io);
-            return Slot::land(slot);
+            return Slot::land(slot, true);
         }
         sys::spdkp_op_end(op, io, success);
         if success && u32::from((*op).kind) == sys::SPDKP_OP_ZCOPY_START {
             return zcopy::started(slot);
         }
-        Slot::land(slot);
+        Slot::land(slot, success);
     });
+}
+
+/// SPDK has ended an operation of [`submit_plain`].
+unsafe extern "C" fn on_plain_done(io: *mut sys::spdk_bdev_io, success: bool, ctx: *mut c_void) {
+    let slot: *const OpSlot = ctx.cast();
+    // SAFETY: the slot is in flight: `submit_plain` passed it.
+    let home = unsafe { (*slot).owner().home() };
+    home.begin();
+    // SAFETY: as above. The request is ours to free, and this is its one callback.
+    unsafe {
+        if success {
+            sys::spdk_bdev_free_io(io);
+            Slot::land_and_end(slot, home);
+        } else {
+            on_plain_failed(io, slot, home);
+        }
+    }
+}
+
+/// # Safety
+/// It is that of [`on_plain_done`].
+#[cold]
+unsafe fn on_plain_failed(io: *mut sys::spdk_bdev_io, slot: *const OpSlot, home: &'static Home) {
+    // SAFETY: says the caller.
+    unsafe {
+        sys::spdkp_op_end(&raw mut (*(*slot).payload()).op, io, false);
+        Slot::land(slot, false);
+    }
+    home.end();
 }

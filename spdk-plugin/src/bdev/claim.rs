@@ -3,9 +3,10 @@
 
 use std::ffi::{CString, c_char};
 use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZeroU64;
 use std::ptr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use spdk_plugin_sys as sys;
 
@@ -59,8 +60,9 @@ impl ClaimKind {
 #[must_use = "dropping a claim releases it"]
 pub struct Claim {
     /// `None` once it was released.
-    desc: Option<Rc<DescInner>>,
+    desc: Option<Arc<DescInner>>,
     kind: ClaimKind,
+    _on_its_thread: PhantomData<*const ()>,
 }
 
 impl BdevDesc {
@@ -91,7 +93,7 @@ impl BdevDesc {
 struct Needs(*const c_char);
 
 async fn claim(
-    desc: &Rc<DescInner>,
+    desc: &Arc<DescInner>,
     kind: ClaimKind,
     module: *mut sys::spdkp_module,
 ) -> Result<Claim> {
@@ -116,7 +118,7 @@ async fn claim(
                 if kind.promotes_to_write() {
                     desc.set_writable();
                 }
-                Ok(Claim { desc: Some(Rc::clone(desc)), kind })
+                Ok(Claim { desc: Some(Arc::clone(desc)), kind, _on_its_thread: PhantomData })
             },
         )?
     };
@@ -157,7 +159,7 @@ impl Claim {
     }
 }
 
-fn release(desc: &Rc<DescInner>) -> Result<Answer<()>> {
+fn release(desc: &Arc<DescInner>) -> Result<Answer<()>> {
     let function = |desc, _: *mut ()| {
         // SAFETY: on the app thread, with the bdev open and claimed by us.
         unsafe { sys::spdkp_release_exclusive(sys::spdk_bdev_desc_get_bdev(desc)) };

@@ -1,12 +1,12 @@
 //! An open bdev (`struct spdk_bdev_desc`).
 
-use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use spdk_plugin_sys as sys;
 
@@ -30,22 +30,32 @@ use crate::runtime::send_to_app;
 /// # Ok::<(), spdk_plugin::Error>(())
 /// ```
 pub struct BdevDesc {
-    inner: Rc<DescInner>,
+    inner: Arc<DescInner>,
+    _on_its_thread: PhantomData<*const ()>,
 }
 
-/// The descriptor itself. Whoever uses it holds a share.
+/// The descriptor itself. Whoever uses it holds a share; the last one has it closed where it was opened.
 pub(crate) struct DescInner {
     raw: *mut sys::spdk_bdev_desc,
     bdev: *mut sys::spdk_bdev,
     name: Box<str>,
-    writable: Cell<bool>,
+    writable: AtomicBool,
     block_size: u32,
     md_size: u32,
     md_interleaved: bool,
     alignment: usize,
+    /// Whether it is to be released from a module's claim before it closes.
+    claimed: AtomicBool,
     shared: Arc<Shared>,
     home: ManuallyDrop<HomeRef>,
 }
+
+// SAFETY: the pointers are SPDK's descriptor and bdev, which any thread may ask and get channels of while the
+// descriptor is open. `home` is used by the drop alone, which takes it to its thread, and `shared` says
+// itself who uses what of it.
+unsafe impl Send for DescInner {}
+// SAFETY: as above.
+unsafe impl Sync for DescInner {}
 
 /// How [`BdevDesc::open_with`] opens a bdev.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,10 +105,15 @@ impl BdevDesc {
     /// As for [`open`](Self::open), and [`Error::Unsupported`] for an option that the release lacks,
     /// [`Error::Invalid`] for one that does not suit the bdev.
     pub fn open_with(name: &str, options: OpenOptions) -> Result<Self> {
-        DescInner::open(name, options).map(|inner| Self { inner: Rc::new(inner) })
+        DescInner::open(name, options).map(|inner| Self::of(Arc::new(inner)))
     }
 
-    pub(crate) fn inner(&self) -> &Rc<DescInner> {
+    /// A handle on the current thread to what may have been opened on another.
+    pub(crate) fn of(inner: Arc<DescInner>) -> Self {
+        Self { inner, _on_its_thread: PhantomData }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<DescInner> {
         &self.inner
     }
 
@@ -109,7 +124,7 @@ impl BdevDesc {
 
     /// Whether it may be written through this descriptor: it was opened so, or a claim has made it so.
     pub fn is_writable(&self) -> bool {
-        self.inner.writable.get()
+        self.inner.is_writable()
     }
 
     /// The size of a block in bytes, with interleaved metadata counted in unless it is hidden
@@ -223,11 +238,12 @@ impl DescInner {
                 raw,
                 bdev,
                 name: name.into(),
-                writable: Cell::new(options.write),
+                writable: AtomicBool::new(options.write),
                 block_size: sys::spdkp_desc_block_size(raw),
                 md_size: sys::spdkp_desc_md_size(raw),
                 md_interleaved: sys::spdkp_desc_md_interleaved(raw),
                 alignment: sys::spdk_bdev_get_buf_align(bdev),
+                claimed: AtomicBool::new(false),
                 shared,
                 home: ManuallyDrop::new(home),
             })
@@ -267,12 +283,41 @@ impl DescInner {
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        self.writable.get()
+        self.writable.load(Ordering::Relaxed)
     }
 
     /// A claim lets a descriptor write that was opened for reading.
     pub(crate) fn set_writable(&self) {
-        self.writable.set(true);
+        self.writable.store(true, Ordering::Relaxed);
+    }
+
+    /// Claims the bdev for a module, as one that sits on it does, until the descriptor closes. On the app
+    /// thread, which is the descriptor's.
+    pub(crate) fn claim(&self, module: *mut sys::spdkp_module) -> Result<()> {
+        let mut needs = ptr::null();
+        // SAFETY: on the app thread, with the descriptor open; the module is registered.
+        let rc = unsafe {
+            let kind = sys::SPDKP_CLAIM_EXCLUSIVE as i32;
+            sys::spdkp_claim(self.raw, kind, c"".as_ptr(), 0, module, &raw mut needs)
+        };
+        match -rc {
+            0 => {
+                self.set_writable();
+                self.claimed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            libc::EPERM | libc::EBUSY => {
+                let name = &self.name;
+                Err(Error::Busy(format!(
+                    "bdev {name} is claimed already: something else sits on it"
+                )))
+            }
+            _ => Err(Error::from_rc(format!("claiming bdev {}", self.name), rc)),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 
@@ -281,15 +326,17 @@ impl Drop for DescInner {
         // SAFETY: this is the drop.
         let home = unsafe { ManuallyDrop::take(&mut self.home) };
         let (thread, raw, shared) = (home.get(), self.raw, Arc::clone(&self.shared));
+        let claimed = *self.claimed.get_mut();
         // If there is no way home it stays open: SPDK knows no other place to close it.
         // SAFETY: this was the last that used it.
-        unsafe { thread.run(move || Open { raw, shared, home }.close()) };
+        unsafe { thread.run(move || Open { raw, claimed, shared, home }.close()) };
     }
 }
 
 /// What is left to close.
 struct Open {
     raw: *mut sys::spdk_bdev_desc,
+    claimed: bool,
     shared: Arc<Shared>,
     home: HomeRef,
 }
@@ -301,6 +348,10 @@ impl Open {
             return self.close_in_two();
         }
         self.shared.closing();
+        if self.claimed {
+            // SAFETY: the bdev is open, and claimed by us on this thread.
+            unsafe { sys::spdkp_release_exclusive(sys::spdk_bdev_desc_get_bdev(self.raw)) };
+        }
         // SAFETY: opened on this thread and closed once, by the last who had it; SPDK makes no event of
         // it any more, so its share of the state comes back.
         unsafe {

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use spdk_plugin_sys as sys;
 
-use crate::guard::catch;
+use crate::guard::{catch, drop_caught};
 use crate::runtime::home::{Home, HomeRef};
 
 /// Something that has happened to an open bdev.
@@ -47,7 +47,7 @@ pub struct MediaEvent {
 }
 
 /// What a descriptor's events are kept in. SPDK holds a share while the descriptor is open.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     home: &'static Home,
     /// Null before it is open and from when it is about to close.
     desc: Cell<*mut sys::spdk_bdev_desc>,
@@ -56,7 +56,12 @@ pub(super) struct Shared {
     resizes: Cell<u64>,
     watchers: RefCell<Vec<Watcher>>,
     last_id: Cell<u64>,
+    /// Are told first, at once.
+    hooks: Cell<Vec<(usize, Hook)>>,
 }
+
+/// What a module does when one of its bases changes.
+pub(crate) type Hook = Box<dyn Fn(Event) + Send>;
 
 struct Watcher {
     id: u64,
@@ -79,6 +84,7 @@ impl Shared {
             resizes: Cell::new(0),
             watchers: RefCell::default(),
             last_id: Cell::new(0),
+            hooks: Cell::default(),
         }
     }
 
@@ -89,14 +95,45 @@ impl Shared {
     pub(super) fn closing(&self) {
         self.desc.set(ptr::null_mut());
         self.ended.set(true);
+        // Others than this thread may drop the rest.
+        drop_caught("a base's events", self.hooks.take());
     }
 
     pub(super) fn closed(&self) {
         self.wake();
     }
 
-    pub(super) fn is_removed(&self) -> bool {
+    pub(crate) fn is_removed(&self) -> bool {
         self.removed.get()
+    }
+
+    /// Has `hook` called with each [`Event::Remove`] and [`Event::Resize`] from now on, instead of the one of
+    /// this key before. On the descriptor's thread.
+    pub(crate) fn set_hook(&self, key: usize, hook: Option<Hook>) {
+        let mut hooks = self.hooks.take();
+        let old = hooks.iter().position(|(other, _)| *other == key).map(|at| hooks.remove(at));
+        if let Some(hook) = hook.filter(|_| !self.ended.get()) {
+            hooks.push((key, hook));
+        }
+        self.hooks.set(hooks);
+        drop_caught("a base's events", old);
+    }
+
+    fn call_hooks(&self, event: &Event) {
+        let hooks = self.hooks.take();
+        for (_, hook) in &hooks {
+            let _ = catch("a base's events", || hook(event.clone()));
+        }
+        // Those that were set meanwhile come instead.
+        let newer = self.hooks.take();
+        let (mut hooks, replaced): (Vec<_>, Vec<_>) =
+            hooks.into_iter().partition(|(key, _)| newer.iter().all(|(other, _)| other != key));
+        hooks.extend(newer);
+        if self.ended.get() {
+            hooks.clear();
+        }
+        self.hooks.set(hooks);
+        drop_caught("a base's events", replaced);
     }
 
     /// Wakes all streams. Wakers are foreign code, so none is called while the list is borrowed.
@@ -147,13 +184,16 @@ pub(super) unsafe extern "C" fn on_event(
         Arc::from_raw(shared)
     };
     home.enter(move || {
-        if kind == sys::SPDK_BDEV_EVENT_REMOVE {
+        let event = if kind == sys::SPDK_BDEV_EVENT_REMOVE {
             shared.removed.set(true);
+            Event::Remove
         } else if kind == sys::SPDK_BDEV_EVENT_RESIZE {
             shared.resizes.set(shared.resizes.get() + 1);
+            Event::Resize { num_blocks: shared.num_blocks() }
         } else {
             return;
-        }
+        };
+        shared.call_hooks(&event);
         shared.wake();
     });
 }

@@ -1,6 +1,6 @@
 //! Finding bdevs and reading what they say of themselves.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 
 use spdk_plugin_sys as sys;
@@ -103,6 +103,16 @@ impl Bdev {
         .await?
     }
 
+    /// The name or alias that SPDK finds a bdev by whose name, alias or UUID this is. On the app thread.
+    pub(crate) fn name_of(name: &str) -> Option<String> {
+        let c_name = CString::new(name).ok()?;
+        // SAFETY: reads SPDK's table of names, on the app thread.
+        if unsafe { !sys::spdk_bdev_get_by_name(c_name.as_ptr()).is_null() } {
+            return Some(name.to_owned());
+        }
+        name_of(&Uuid::parse_str(name).ok()?)
+    }
+
     /// All bdevs (`spdk_for_each_bdev`), but for those that are being removed.
     ///
     /// # Errors
@@ -143,7 +153,7 @@ impl Bdev {
 
     /// # Safety
     /// On the app thread, with the bdev open.
-    unsafe fn read(bdev: *mut sys::spdk_bdev) -> Self {
+    pub(crate) unsafe fn read(bdev: *mut sys::spdk_bdev) -> Self {
         let mut raw = sys::spdkp_bdev_info::default();
         let mut aliases = Vec::<String>::new();
         // SAFETY: says the caller; the strings are the bdev's and stay as long as it is open.

@@ -4,6 +4,7 @@ use spdk_plugin_sys as sys;
 
 use super::channel::{IoChannel, stop_waiting};
 use super::desc::BdevDesc;
+use super::kind::{self, Kind};
 use super::op::sealed::{self, Landed, Place};
 use super::op::{Load, Op, OpId, Range};
 use crate::dma::{DmaBuf, IoVec};
@@ -232,9 +233,9 @@ impl sealed::Answer for Option<u64> {
     }
 }
 
-impl<'a, L: Load + sealed::Data> Op<'a, L> {
+impl<'a, L: Load + sealed::Data, K: Kind> Op<'a, L, K> {
     /// The same with metadata or other options.
-    pub fn with_options(self, options: &'a mut IoOptions) -> Op<'a, WithOptions<'a, L>> {
+    pub fn with_options(self, options: &'a mut IoOptions) -> Op<'a, WithOptions<'a, L>, K> {
         self.map_load(|data| WithOptions { data, options })
     }
 }
@@ -257,8 +258,8 @@ macro_rules! operations {
                     $($arg: $type,)*
                     offset: u64,
                     len: u64,
-                ) -> Op<'a, $loaded> {
-                    Op::new(self, channel, sys::$kind, Range::Bytes(offset, len), $load)
+                ) -> Op<'a, $loaded, kind::$kind> {
+                    Op::new(self, channel, Range::Bytes(offset, len), $load)
                 }
 
                 #[doc = concat!(
@@ -271,9 +272,9 @@ macro_rules! operations {
                     $($arg: $type,)*
                     offset_blocks: u64,
                     num_blocks: u64,
-                ) -> Op<'a, $loaded> {
+                ) -> Op<'a, $loaded, kind::$kind> {
                     let range = Range::Blocks(offset_blocks, num_blocks);
-                    Op::new(self, channel, sys::$kind, range, $load)
+                    Op::new(self, channel, range, $load)
                 }
             )*
         }
@@ -282,35 +283,35 @@ macro_rules! operations {
 
 operations! {
     /// Reads into the start of `buf` (`spdk_bdev_read`).
-    SPDKP_OP_READ: read, read_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
+    Read: read, read_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
     /// Writes from the start of `buf` (`spdk_bdev_write`).
-    SPDKP_OP_WRITE: write, write_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
+    Write: write, write_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
     /// Reads into several buffers, one after another (`spdk_bdev_readv`).
-    SPDKP_OP_READ: readv, readv_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
+    Read: readv, readv_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
     /// Writes from several buffers, one after another (`spdk_bdev_writev`).
-    SPDKP_OP_WRITE: writev, writev_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
+    Write: writev, writev_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
     /// Compares the range with the start of `buf` (`spdk_bdev_compare_blocks`). A difference is
     /// [`IoError::Miscompare`](crate::module::IoError::Miscompare).
-    SPDKP_OP_COMPARE: compare, compare_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
+    Compare: compare, compare_blocks(buf: &'a mut DmaBuf) = buf, &'a mut DmaBuf;
     /// As [`compare`](Self::compare), with several buffers (`spdk_bdev_comparev_blocks`).
-    SPDKP_OP_COMPARE: comparev, comparev_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
+    Compare: comparev, comparev_blocks(bufs: &'a mut IoVec) = bufs, &'a mut IoVec;
     /// Compares the range with `expected`, and if they are the same writes `new` there, as one step
     /// (`spdk_bdev_comparev_and_writev_blocks`). A difference is
     /// [`IoError::Miscompare`](crate::module::IoError::Miscompare). The device says how many blocks it does
     /// this with at once.
-    SPDKP_OP_COMPARE_AND_WRITE: compare_and_write, compare_and_write_blocks(
+    CompareAndWrite: compare_and_write, compare_and_write_blocks(
         expected: &'a mut DmaBuf, new: &'a mut DmaBuf
     ) = Both(expected, new), Both<&'a mut DmaBuf>;
     /// As [`compare_and_write`](Self::compare_and_write), with several buffers each.
-    SPDKP_OP_COMPARE_AND_WRITE: comparev_and_writev, comparev_and_writev_blocks(
+    CompareAndWrite: comparev_and_writev, comparev_and_writev_blocks(
         expected: &'a mut IoVec, new: &'a mut IoVec
     ) = Both(expected, new), Both<&'a mut IoVec>;
     /// Makes durable what was written to the range before (`spdk_bdev_flush`).
-    SPDKP_OP_FLUSH: flush, flush_blocks() = (), ();
+    Flush: flush, flush_blocks() = (), ();
     /// Drops the contents of the range (`spdk_bdev_unmap`).
-    SPDKP_OP_UNMAP: unmap, unmap_blocks() = (), ();
+    Unmap: unmap, unmap_blocks() = (), ();
     /// Makes the range read as zeroes (`spdk_bdev_write_zeroes`).
-    SPDKP_OP_WRITE_ZEROES: write_zeroes, write_zeroes_blocks() = (), ();
+    WriteZeroes: write_zeroes, write_zeroes_blocks() = (), ();
 }
 
 impl BdevDesc {
@@ -322,9 +323,9 @@ impl BdevDesc {
         offset: u64,
         source: u64,
         len: u64,
-    ) -> Op<'a, Source> {
+    ) -> Op<'a, Source, kind::Copy> {
         let source = Source { offset: source, in_blocks: false };
-        Op::new(self, channel, sys::SPDKP_OP_COPY, Range::Bytes(offset, len), source)
+        Op::new(self, channel, Range::Bytes(offset, len), source)
     }
 
     /// As [`copy`](Self::copy), in blocks.
@@ -334,15 +335,15 @@ impl BdevDesc {
         offset_blocks: u64,
         source_blocks: u64,
         num_blocks: u64,
-    ) -> Op<'a, Source> {
+    ) -> Op<'a, Source, kind::Copy> {
         let source = Source { offset: source_blocks, in_blocks: true };
         let range = Range::Blocks(offset_blocks, num_blocks);
-        Op::new(self, channel, sys::SPDKP_OP_COPY, range, source)
+        Op::new(self, channel, range, source)
     }
 
     /// Resets the device, which ends all I/O on it, that of others included (`spdk_bdev_reset`).
-    pub fn reset<'a>(&self, channel: &'a IoChannel) -> Op<'a, ()> {
-        Op::new(self, channel, sys::SPDKP_OP_RESET, Range::NONE, ())
+    pub fn reset<'a>(&self, channel: &'a IoChannel) -> Op<'a, (), kind::Reset> {
+        Op::new(self, channel, Range::NONE, ())
     }
 
     /// Asks the device to abort an operation of this channel that was [started](Op::start), also when its
@@ -367,8 +368,8 @@ impl BdevDesc {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn abort<'a>(&self, channel: &'a IoChannel, id: OpId) -> Op<'a, Target> {
-        Op::new(self, channel, sys::SPDKP_OP_ABORT, Range::NONE, Target(id))
+    pub fn abort<'a>(&self, channel: &'a IoChannel, id: OpId) -> Op<'a, Target, kind::Abort> {
+        Op::new(self, channel, Range::NONE, Target(id))
     }
 
     /// The first block from `offset_blocks` on that holds data, if any (`spdk_bdev_seek_data`). For a device
@@ -378,9 +379,9 @@ impl BdevDesc {
         &self,
         channel: &'a IoChannel,
         offset_blocks: u64,
-    ) -> Op<'a, (), Option<u64>> {
+    ) -> Op<'a, (), kind::SeekData> {
         let range = Range::Blocks(offset_blocks, 1);
-        Op::new(self, channel, sys::SPDKP_OP_SEEK_DATA, range, ()).with_flags(sys::SPDKP_OP_ANSWERS)
+        Op::new(self, channel, range, ())
     }
 
     /// The first block from `offset_blocks` on that holds none, if any (`spdk_bdev_seek_hole`). As
@@ -389,8 +390,8 @@ impl BdevDesc {
         &self,
         channel: &'a IoChannel,
         offset_blocks: u64,
-    ) -> Op<'a, (), Option<u64>> {
+    ) -> Op<'a, (), kind::SeekHole> {
         let range = Range::Blocks(offset_blocks, 1);
-        Op::new(self, channel, sys::SPDKP_OP_SEEK_HOLE, range, ()).with_flags(sys::SPDKP_OP_ANSWERS)
+        Op::new(self, channel, range, ())
     }
 }

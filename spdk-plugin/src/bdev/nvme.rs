@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use spdk_plugin_sys as sys;
-
 use super::channel::IoChannel;
 use super::desc::BdevDesc;
+use super::kind::{Kind, NvmeAdmin, NvmeIo};
 use super::op::sealed::{self, Landed, Place};
 use super::op::{Op, Range};
 use crate::dma::DmaBuf;
@@ -131,8 +130,8 @@ impl BdevDesc {
         channel: &'a IoChannel,
         cmd: NvmeCmd,
         data: &'a mut DmaBuf,
-    ) -> Op<'a, Command<'a>, u32> {
-        self.command(channel, sys::SPDKP_OP_NVME_ADMIN, Command { cmd, data, metadata: None })
+    ) -> Op<'a, Command<'a>, NvmeAdmin> {
+        self.command(channel, Command { cmd, data, metadata: None })
     }
 
     /// Has the namespace below the bdev execute an I/O command, with all of `data`, and gives dword 0 of
@@ -145,8 +144,8 @@ impl BdevDesc {
         channel: &'a IoChannel,
         cmd: NvmeCmd,
         data: &'a mut DmaBuf,
-    ) -> Op<'a, Command<'a>, u32> {
-        self.command(channel, sys::SPDKP_OP_NVME_IO, Command { cmd, data, metadata: None })
+    ) -> Op<'a, Command<'a>, NvmeIo> {
+        self.command(channel, Command { cmd, data, metadata: None })
     }
 
     /// As [`nvme_io_passthru`](Self::nvme_io_passthru), with separate metadata
@@ -160,21 +159,16 @@ impl BdevDesc {
         cmd: NvmeCmd,
         data: &'a mut DmaBuf,
         metadata: &'a mut DmaBuf,
-    ) -> Op<'a, Command<'a>, u32> {
-        self.command(
-            channel,
-            sys::SPDKP_OP_NVME_IO,
-            Command { cmd, data, metadata: Some(metadata) },
-        )
+    ) -> Op<'a, Command<'a>, NvmeIo> {
+        self.command(channel, Command { cmd, data, metadata: Some(metadata) })
     }
 
-    fn command<'a>(
+    fn command<'a, K: Kind>(
         &self,
         channel: &'a IoChannel,
-        kind: sys::spdkp_op_kind,
         command: Command<'a>,
-    ) -> Op<'a, Command<'a>, u32> {
-        Op::new(self, channel, kind, Range::NONE, command).with_flags(sys::SPDKP_OP_ANSWERS)
+    ) -> Op<'a, Command<'a>, K> {
+        Op::new(self, channel, Range::NONE, command)
     }
 }
 

@@ -2,31 +2,45 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hint::cold_path;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::pin::Pin;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
 use spdk_plugin_sys as sys;
 
-use super::channel::{Cargo, IoChannel, OpSlot, Port, submit, wrong_thread};
+use super::channel::{
+    Cargo, IoChannel, OpSlot, Port, submit, submit_late, submit_plain, wrong_thread,
+};
 use super::desc::BdevDesc;
+use super::forward::give_up;
+use super::kind::Kind;
+use crate::complete::slots::Inner;
 use crate::dma::{DmaBuf, IoVec};
 use crate::error::{Error, Result, operation};
-use crate::module::IoError;
+use crate::module::{BdevIo, IoCell, IoError};
 
 pub(super) mod sealed {
-    use super::{Cargo, IoChannel, OpSlot};
+    use super::{Cargo, DmaBuf, IoChannel, OpSlot};
     use crate::error::Result;
 
     /// What an operation takes along.
     pub trait Load {
+        /// Whether it is one buffer and nothing else.
+        const PLAIN: bool = false;
         /// Whether there are as many as `len` bytes of data, and `md` bytes of metadata where any come
         /// along. If not: how many of which there are.
         fn lacks(&self, len: u64, md: u64) -> Option<(u64, u64, &'static str)>;
         /// Moves it into the slot. Fails with nothing moved. False: there is nothing to do for SPDK.
         fn put(&mut self, slot: Place<'_>, len: usize) -> Result<bool>;
+        /// The bytes of the buffer, if that is all it is.
+        fn plain_len(&self) -> usize {
+            0
+        }
+        /// Moves the buffer there, if that is all it is.
+        fn put_plain(&mut self, _: &mut DmaBuf) {}
         /// Moves it back.
         fn back(&mut self, slot: Place<'_>, len: usize);
     }
@@ -59,7 +73,7 @@ pub(super) mod sealed {
     }
 }
 
-use sealed::{Landed, Place};
+use sealed::{Answer as _, Landed, Place};
 
 /// What an operation takes along: a buffer, a list of them, either with options, two, or nothing.
 pub trait Load: sealed::Load {}
@@ -81,28 +95,26 @@ pub struct OpId {
 /// Dropping it does not stop the operation ([`BdevDesc::abort`] asks the device to). The buffers that it
 /// took stay empty then, and their memory is freed when the device is done with it.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Op<'a, L: Load, T: Answer = ()> {
+pub struct Op<'a, L: Load, K: Kind> {
     channel: &'a IoChannel,
-    /// Null before it has started and when it is over.
+    /// What the phase says.
     slot: *const OpSlot,
+    /// The range in blocks.
     offset: u64,
-    len: u64,
+    num: u64,
     load: L,
     phase: Phase,
-    kind: u8,
-    flags: u8,
-    /// Whether `offset` and `len` are in blocks.
-    in_blocks: bool,
-    /// Whether the descriptor was the channel's.
-    own: bool,
-    failed: Option<Box<Error>>,
-    answer: PhantomData<fn() -> T>,
+    kind: PhantomData<fn() -> K>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// What cannot be started has a box with the [`Error`] in `slot`, and an empty range.
     New,
+    /// It has the slot, which is there while the channel is, which the operation borrows.
     Started,
+    /// As for what is new and cannot be started.
+    Failed,
     Over,
 }
 
@@ -117,146 +129,239 @@ impl Range {
     pub(super) const NONE: Self = Self::Blocks(0, 0);
 }
 
-impl<'a, L: Load, T: Answer> Op<'a, L, T> {
-    #[inline]
-    pub(super) fn new(
-        desc: &BdevDesc,
-        channel: &'a IoChannel,
-        kind: sys::spdkp_op_kind,
-        range: Range,
-        load: L,
-    ) -> Self {
-        let (offset, len, in_blocks) = match range {
-            Range::Bytes(offset, len) => (offset, len, false),
-            Range::Blocks(offset, len) => (offset, len, true),
-        };
-        Self {
-            channel,
-            slot: ptr::null(),
-            offset,
-            len,
-            load,
-            phase: Phase::New,
-            kind: kind as u8,
-            flags: 0,
-            in_blocks,
-            own: ptr::eq(&raw const **desc.inner(), &raw const *channel.port().desc),
-            failed: None,
-            answer: PhantomData,
-        }
-    }
+/// Why an operation cannot be started: a box with the [`Error`].
+#[cold]
+fn unfit<K: Kind>(
+    channel: &IoChannel,
+    own: bool,
+    offset: u64,
+    len: u64,
+    in_blocks: bool,
+) -> *const OpSlot {
+    let size = channel.port().block_size;
+    let unit = if in_blocks { size.into() } else { 1 };
+    let (offset, len) = (offset.saturating_mul(unit), len.saturating_mul(unit));
+    let what = operation(K::NAME, offset, len, channel.bdev_name());
+    let error = if own {
+        format!("{what}: both must be multiples of its block size, {size}")
+    } else {
+        format!("{what} by a channel of another descriptor")
+    };
+    Box::into_raw(Box::new(Error::Invalid(error))).cast()
+}
 
-    pub(super) fn with_flags(mut self, flags: sys::spdkp_op_flags) -> Self {
-        self.flags = flags as u8;
-        self
+impl<'a, L: Load, K: Kind> Op<'a, L, K> {
+    #[inline(always)]
+    pub(super) fn new(desc: &BdevDesc, channel: &'a IoChannel, range: Range, load: L) -> Self {
+        let port = channel.port();
+        let blocks = match range {
+            Range::Bytes(offset, len) => port.blocks(offset, len),
+            Range::Blocks(offset, len) => Some((offset, len)),
+        };
+        let own = ptr::eq(&raw const **desc.inner(), &raw const *port.desc);
+        let (slot, offset, num) = match blocks {
+            Some((offset, num)) if own => (ptr::null(), offset, num),
+            _ => {
+                let (offset, len, in_blocks) = match range {
+                    Range::Bytes(offset, len) => (offset, len, false),
+                    Range::Blocks(offset, num) => (offset, num, true),
+                };
+                (unfit::<K>(channel, own, offset, len, in_blocks), 0, 0)
+            }
+        };
+        Self { channel, slot, offset, num, load, phase: Phase::New, kind: PhantomData }
     }
 
     /// The same operation with what `wrap` makes of what it takes along.
     ///
     /// # Panics
     /// If it has been started.
-    pub(super) fn map_load<M: Load>(self, wrap: impl FnOnce(L) -> M) -> Op<'a, M, T> {
+    pub(super) fn map_load<M: Load>(self, wrap: impl FnOnce(L) -> M) -> Op<'a, M, K> {
         assert!(self.phase == Phase::New, "options come before an operation is started");
         let this = ManuallyDrop::new(self);
         // SAFETY: what it was taken from is not used again, and has nothing else to drop.
         let load = wrap(unsafe { ptr::read(&raw const this.load) });
-        Op {
-            channel: this.channel,
-            slot: ptr::null(),
-            offset: this.offset,
-            len: this.len,
-            load,
-            phase: Phase::New,
-            kind: this.kind,
-            flags: this.flags,
-            in_blocks: this.in_blocks,
-            own: this.own,
-            failed: None,
-            answer: PhantomData,
+        let Self { channel, slot, offset, num, phase, kind, .. } = *this;
+        Op { channel, slot, offset, num, load, phase, kind }
+    }
+
+    /// Makes it a part of the request `io`, which then is not completed before the operation has ended. That
+    /// matters where the handler is dropped, by an abort or a reset: an operation in flight is aborted, if
+    /// the device can do that, and waited for. Without it a write could reach the device after the request
+    /// that it was for was answered.
+    pub fn within(self, io: &'a BdevIo<'_>) -> Within<'a, L, K> {
+        Within { op: self, request: io.cell() }
+    }
+
+    /// It is in flight, and its future goes: from here on the request waits for it.
+    #[cold]
+    fn leave_to(&mut self, request: NonNull<IoCell>) {
+        // SAFETY: the slot is there while the channel is, which we borrow.
+        let slot = unsafe { &*self.slot };
+        self.phase = Phase::Over;
+        // SAFETY: we borrow the handler's hold on the request, so it was not completed. Nobody else writes to
+        // this field of a slot in flight.
+        unsafe {
+            request.as_ref().child_started();
+            (&raw mut (*slot.payload()).parent).write(Some(request));
         }
+        give_up(self.channel, slot);
     }
 
     /// Starts it now and not when it is first polled. Gives its name for [`BdevDesc::abort`]; an
     /// operation that could not be started has failed by then, and its name is that of none in flight.
     pub fn start(&mut self) -> OpId {
-        if self.phase == Phase::New
-            && let Err(error) = self.launch()
-        {
-            self.failed = Some(error);
+        if self.phase == Phase::New {
+            self.launch();
         }
-        let channel = self.channel.port().serial;
+        if self.phase != Phase::Started {
+            return OpId { channel: 0, number: (0, 0) };
+        }
         // SAFETY: the slot is there while the channel is, which we borrow.
-        match unsafe { self.slot.as_ref() } {
-            Some(slot) => OpId { channel, number: slot.number() },
-            None => OpId { channel: 0, number: (0, 0) },
+        OpId { channel: self.channel.port().serial, number: unsafe { (*self.slot).number() } }
+    }
+
+    /// Starts it, and gives the slot. `None`: it has failed.
+    #[inline(never)]
+    fn launch(&mut self) -> Option<&'a OpSlot> {
+        let slots = self.channel.slots();
+        let port = slots.keep();
+        if !self.slot.is_null() {
+            self.phase = Phase::Failed;
+            return None;
+        }
+        if !slots.home().is_current_after_all() {
+            return self.fail(wrong_thread("a channel of", self.channel.bdev_name()));
+        }
+        if self.num == 0 && K::TAKES_RANGE {
+            return self.fail(self.nothing());
+        }
+        let md = self.num.saturating_mul(port.desc.md_size().into());
+        if let Some(lack) = self.load.lacks(self.bytes() as u64, md) {
+            return self.fail(self.too_short(lack));
+        }
+        if is_plain::<L, K>() {
+            self.launch_plain(slots, self.offset, self.num)
+        } else {
+            self.launch_other(slots)
         }
     }
 
-    /// Starts it. An error is boxed, so that what succeeds does not pay for moving the room for one.
-    fn launch(&mut self) -> Result<(), Box<Error>> {
-        self.phase = Phase::Over;
-        let port = self.channel.port();
-        if !self.own || !port.is_current() {
-            return Err(Box::new(self.misplaced()));
+    /// As [`launch`](Self::launch), for a plain operation on the way that is most often taken.
+    #[inline(always)]
+    fn launch_quickly(&mut self) -> Option<&'a OpSlot> {
+        let (slots, offset, num) = (self.channel.slots(), self.offset, self.num);
+        // An empty range is the largest here.
+        let fits = num.wrapping_sub(1) < slots.keep().whole_blocks(self.load.plain_len());
+        if !fits || !slots.home().polls() {
+            cold_path();
+            return self.launch();
         }
-        let size = u64::from(port.block_size);
-        let (offset, num, len) = if self.in_blocks {
-            (self.offset, self.len, self.len.saturating_mul(size))
-        } else {
-            match port.blocks(self.offset, self.len) {
-                Some((offset, num)) => (offset, num, self.len),
-                None => return Err(Box::new(self.unaligned())),
-            }
-        };
-        let md = u64::from(port.desc.md_size());
-        if num == 0 && takes_range(self.kind) {
-            return Err(Box::new(self.nothing()));
-        }
-        if let Some(lack) = self.load.lacks(len, num.saturating_mul(md)) {
-            return Err(Box::new(self.too_short(lack)));
-        }
-        let slot = self.channel.slots().take();
-        // SAFETY: the slot was just taken and is not in flight, so the payload is ours.
-        let cargo = unsafe { &mut *slot.payload() };
-        cargo.op.offset = offset;
-        cargo.op.num = num;
-        cargo.op.md = ptr::null_mut();
-        cargo.op.iovcnt = 0;
-        cargo.op.kind = self.kind;
-        cargo.op.flags = self.flags;
-        cargo.op.status = 0;
-        let place = Place { cargo, channel: self.channel };
-        match self.load.put(place, len as usize) {
-            Ok(true) => {
-                let rc = submit(slot);
-                if rc != 0 {
-                    return Err(Box::new(self.refused(slot, rc)));
-                }
-            }
-            Ok(false) => slot.skip(),
-            Err(error) => {
-                slot.give();
-                return Err(Box::new(error));
-            }
-        }
+        self.launch_plain(slots, offset, num)
+    }
+
+    /// Starts what is told by the kind, the range and a buffer.
+    #[inline(always)]
+    fn launch_plain(
+        &mut self,
+        slots: &'a Inner<Cargo, Port>,
+        offset: u64,
+        num: u64,
+    ) -> Option<&'a OpSlot> {
+        let slot = slots.take();
         self.slot = slot;
         self.phase = Phase::Started;
-        Ok(())
-    }
-
-    /// What is polled and could not be started.
-    #[cold]
-    fn over(&mut self) -> Error {
-        *self.failed.take().expect("polled after it has ended")
-    }
-
-    #[inline]
-    fn bytes(&self, num: u64) -> usize {
-        if self.in_blocks {
-            num.wrapping_mul(self.channel.port().block_size.into()) as usize
-        } else {
-            self.len as usize
+        // SAFETY: the slot was just taken and is not in flight, so the payload is ours.
+        self.load.put_plain(unsafe { &mut (*slot.payload()).buf });
+        match submit_plain(slots, slot, K::CODE, offset, num) {
+            0 => Some(slot),
+            rc => {
+                cold_path();
+                self.launch_late(slot, rc)
+            }
         }
+    }
+
+    /// SPDK cannot take a plain operation now: has it wait, or gives it up.
+    #[cold]
+    fn launch_late(&mut self, slot: &'a OpSlot, rc: i32) -> Option<&'a OpSlot> {
+        // SAFETY: SPDK did not take it, so the payload is ours.
+        let cargo = unsafe { &mut *slot.payload() };
+        cargo.describe(K::CODE, K::FLAGS, self.offset, self.num);
+        cargo.op.buf = cargo.buf.addr().cast();
+        match submit_late(slot, rc) {
+            0 => Some(slot),
+            rc => self.refused(slot, rc),
+        }
+    }
+
+    fn launch_other(&mut self, slots: &'a Inner<Cargo, Port>) -> Option<&'a OpSlot> {
+        let slot = slots.take();
+        self.slot = slot;
+        self.phase = Phase::Started;
+        // SAFETY: the slot was just taken and is not in flight, so the payload is ours.
+        let cargo = unsafe { &mut *slot.payload() };
+        cargo.describe(K::CODE, K::FLAGS, self.offset, self.num);
+        match self.load.put(Place { cargo, channel: self.channel }, self.bytes()) {
+            Ok(true) => match submit(slot) {
+                0 => Some(slot),
+                rc => self.refused(slot, rc),
+            },
+            Ok(false) => {
+                slot.skip();
+                Some(slot)
+            }
+            Err(error) => {
+                slot.give();
+                self.fail(error)
+            }
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, error: Error) -> Option<&'a OpSlot> {
+        self.slot = Box::into_raw(Box::new(error)).cast();
+        self.phase = Phase::Failed;
+        None
+    }
+
+    /// Ends it where that is not by success.
+    #[cold]
+    #[inline(never)]
+    fn give_up(&mut self) -> Error {
+        match mem::replace(&mut self.phase, Phase::Over) {
+            // SAFETY: the phase says that there is a box, and now that it was taken.
+            Phase::Failed => *unsafe { Box::from_raw(self.slot.cast_mut().cast::<Error>()) },
+            Phase::Started => {
+                // SAFETY: it has landed, so the payload is ours again. It is there while the channel is.
+                let (slot, cargo) = unsafe { (&*self.slot, &mut *(*self.slot).payload()) };
+                self.load.back(Place { cargo, channel: self.channel }, self.bytes());
+                self.failure(slot)
+            }
+            _ => panic!("polled after it has ended"),
+        }
+    }
+
+    /// It is dropped with something left to see to.
+    #[cold]
+    fn leave(&mut self) {
+        if self.phase != Phase::Started {
+            self.phase = Phase::Failed;
+            return drop(self.give_up());
+        }
+        // SAFETY: the slot is there while the channel is, which we borrow.
+        let slot = unsafe { &*self.slot };
+        if K::Answer::KEEPS && slot.is_done() {
+            drop(K::Answer::read(Landed(slot)));
+        } else {
+            slot.abandon();
+        }
+    }
+
+    /// The length in bytes.
+    #[inline]
+    fn bytes(&self) -> usize {
+        self.num.saturating_mul(self.channel.port().block_size.into()) as usize
     }
 
     #[cold]
@@ -268,7 +373,7 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
             _ => {
                 let (offset, len) = self.range();
                 let bdev = self.channel.bdev_name().to_owned();
-                Error::Io { bdev, op: name(self.kind), offset, len, cause: cause(op) }
+                Error::Io { bdev, op: K::NAME, offset, len, cause: cause(op) }
             }
         };
         slot.give();
@@ -276,13 +381,14 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
     }
 
     #[cold]
-    fn refused(&mut self, slot: &OpSlot, rc: i32) -> Error {
+    fn refused(&mut self, slot: &OpSlot, rc: i32) -> Option<&'a OpSlot> {
         // SAFETY: SPDK did not take it, so the payload is ours.
         let cargo = unsafe { &mut *slot.payload() };
-        let (needs, len) = (cargo.op.needs, self.bytes(cargo.op.num));
-        self.load.back(Place { cargo, channel: self.channel }, len);
+        let needs = cargo.op.needs;
+        self.load.back(Place { cargo, channel: self.channel }, self.bytes());
         slot.give();
-        self.explain(rc, needs)
+        let error = self.explain(rc, needs);
+        self.fail(error)
     }
 
     /// Why the bdev layer did not take it.
@@ -311,36 +417,21 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
 
     fn what(&self) -> String {
         let (offset, len) = self.range();
-        operation(name(self.kind), offset, len, self.channel.bdev_name())
+        operation(K::NAME, offset, len, self.channel.bdev_name())
     }
 
     /// The range in bytes.
     fn range(&self) -> (u64, u64) {
-        if !takes_range(self.kind) {
+        if !K::TAKES_RANGE {
             return (0, 0);
         }
-        let unit = if self.in_blocks { self.channel.port().block_size.into() } else { 1 };
-        (self.offset.saturating_mul(unit), self.len.saturating_mul(unit))
-    }
-
-    #[cold]
-    fn misplaced(&self) -> Error {
-        let what = self.what();
-        if !self.own {
-            return Error::Invalid(format!("{what} by a channel of another descriptor"));
-        }
-        wrong_thread("a channel of", self.channel.bdev_name())
-    }
-
-    #[cold]
-    fn unaligned(&self) -> Error {
-        let (what, size) = (self.what(), self.channel.port().block_size);
-        Error::Invalid(format!("{what}: both must be multiples of its block size, {size}"))
+        let size = u64::from(self.channel.port().block_size);
+        (self.offset.saturating_mul(size), self.num.saturating_mul(size))
     }
 
     #[cold]
     fn nothing(&self) -> Error {
-        let (name, bdev) = (name(self.kind), self.channel.bdev_name());
+        let (name, bdev) = (K::NAME, self.channel.bdev_name());
         Error::Invalid(format!("{name} of no blocks of bdev {bdev}"))
     }
 
@@ -351,59 +442,96 @@ impl<'a, L: Load, T: Answer> Op<'a, L, T> {
     }
 }
 
-impl<L: Load + Unpin, T: Answer> Future for Op<'_, L, T> {
-    type Output = Result<T>;
+/// Whether an operation is told by its kind, its range and a buffer.
+#[inline(always)]
+fn is_plain<L: Load, K: Kind>() -> bool {
+    L::PLAIN && matches!(K::CODE, sys::SPDKP_OP_READ | sys::SPDKP_OP_WRITE)
+}
 
-    /// Short and inlined, so that the room for an error is not moved about when there is none.
+impl<L: Load + Unpin, K: Kind> Future for Op<'_, L, K> {
+    type Output = Result<K::Answer>;
+
+    /// Inlined, so that what succeeds does not pay for moving about the room for an error.
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.phase == Phase::New
-            && let Err(error) = this.launch()
-        {
-            this.failed = Some(error);
-        }
-        // SAFETY: the slot is there while the channel is, which we borrow.
-        let Some(slot) = (unsafe { this.slot.as_ref() }) else {
-            return Poll::Ready(Err(this.over()));
+        let slot = match this.phase {
+            Phase::New => {
+                let slot = if is_plain::<L, K>() { this.launch_quickly() } else { this.launch() };
+                if let Some(slot) = slot
+                    && slot.is_flying()
+                {
+                    slot.set_waker(cx.waker());
+                    return Poll::Pending;
+                }
+                cold_path();
+                slot
+            }
+            // SAFETY: the slot is there while the channel is, which we borrow.
+            Phase::Started => Some(unsafe { &*this.slot }),
+            _ => None,
         };
-        if !slot.has_landed() {
-            slot.set_waker(cx.waker());
-            return Poll::Pending;
+        if let Some(slot) = slot {
+            if slot.is_done() {
+                // SAFETY: it has landed, so the payload is ours again.
+                let cargo = unsafe { &mut *slot.payload() };
+                this.load.back(Place { cargo, channel: this.channel }, this.bytes());
+                let answer = K::Answer::read(Landed(slot));
+                if !K::Answer::KEEPS {
+                    slot.give();
+                }
+                this.phase = Phase::Over;
+                return Poll::Ready(Ok(answer));
+            }
+            cold_path();
+            if !slot.has_landed() {
+                slot.set_waker(cx.waker());
+                return Poll::Pending;
+            }
         }
-        this.phase = Phase::Over;
-        this.slot = ptr::null();
-        // SAFETY: it has landed, so the payload is ours again.
-        let cargo = unsafe { &mut *slot.payload() };
-        let (status, len) = (cargo.op.status, this.bytes(cargo.op.num));
-        this.load.back(Place { cargo, channel: this.channel }, len);
-        if u32::from(status) != sys::SPDKP_OP_OK {
-            return Poll::Ready(Err(this.failure(slot)));
-        }
-        let answer = T::read(Landed(slot));
-        if !T::KEEPS {
-            slot.give();
-        }
-        Poll::Ready(Ok(answer))
+        cold_path();
+        Poll::Ready(Err(this.give_up()))
     }
 }
 
-impl<L: Load, T: Answer> Drop for Op<'_, L, T> {
+impl<L: Load, K: Kind> Drop for Op<'_, L, K> {
+    #[inline]
     fn drop(&mut self) {
-        // SAFETY: the slot is there while the channel is, which we borrow.
-        let Some(slot) = (unsafe { self.slot.as_ref() }) else { return };
-        // SAFETY: it has landed, if so, and then the payload is ours.
-        if T::KEEPS && slot.has_landed() && unsafe { (*slot.payload()).op.status } == 0 {
-            drop(T::read(Landed(slot)));
-        } else {
-            slot.abandon();
+        if self.phase != Phase::Over && !self.slot.is_null() {
+            self.leave();
         }
     }
 }
 
-impl<L: Load, T: Answer> fmt::Debug for Op<'_, L, T> {
+impl<L: Load, K: Kind> fmt::Debug for Op<'_, L, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Op({})", self.what())
+    }
+}
+
+/// An operation that is a part of a request, see [`Op::within`].
+#[must_use = "a future does nothing unless it is awaited"]
+#[derive(Debug)]
+pub struct Within<'a, L: Load, K: Kind> {
+    op: Op<'a, L, K>,
+    request: NonNull<IoCell>,
+}
+
+impl<L: Load + Unpin, K: Kind> Future for Within<'_, L, K> {
+    type Output = Result<K::Answer>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.op).poll(cx)
+    }
+}
+
+impl<L: Load, K: Kind> Drop for Within<'_, L, K> {
+    fn drop(&mut self) {
+        // SAFETY: a slot that was started is there while the channel is, which we borrow.
+        if self.op.phase == Phase::Started && unsafe { !(*self.op.slot).has_landed() } {
+            self.op.leave_to(self.request);
+        }
     }
 }
 
@@ -422,43 +550,6 @@ pub(super) fn cause(op: &sys::spdkp_op) -> IoError {
     }
 }
 
-fn name(kind: u8) -> &'static str {
-    match u32::from(kind) {
-        sys::SPDKP_OP_READ => "read",
-        sys::SPDKP_OP_WRITE => "write",
-        sys::SPDKP_OP_COMPARE => "compare",
-        sys::SPDKP_OP_COMPARE_AND_WRITE => "compare and write",
-        sys::SPDKP_OP_FLUSH => "flush",
-        sys::SPDKP_OP_UNMAP => "unmap",
-        sys::SPDKP_OP_WRITE_ZEROES => "write of zeroes",
-        sys::SPDKP_OP_COPY => "copy",
-        sys::SPDKP_OP_RESET => "reset",
-        sys::SPDKP_OP_ABORT => "abort",
-        sys::SPDKP_OP_SEEK_DATA => "search for data",
-        sys::SPDKP_OP_SEEK_HOLE => "search for a hole",
-        sys::SPDKP_OP_ZCOPY_START => "zcopy",
-        sys::SPDKP_OP_NVME_ADMIN => "NVMe admin command",
-        sys::SPDKP_OP_NVME_IO => "NVMe I/O command",
-        sys::SPDKP_OP_ZONE_INFO => "zone report",
-        sys::SPDKP_OP_ZONE_MANAGEMENT => "zone management",
-        sys::SPDKP_OP_ZONE_APPEND => "zone append",
-        _ => "operation",
-    }
-}
-
-/// Whether it is about a range of blocks, which may not be empty.
-#[inline]
-fn takes_range(kind: u8) -> bool {
-    !matches!(
-        u32::from(kind),
-        sys::SPDKP_OP_RESET
-            | sys::SPDKP_OP_ABORT
-            | sys::SPDKP_OP_NVME_ADMIN
-            | sys::SPDKP_OP_NVME_IO
-            | sys::SPDKP_OP_ZONE_INFO
-    )
-}
-
 impl sealed::Load for () {
     fn lacks(&self, _: u64, _: u64) -> Option<(u64, u64, &'static str)> {
         None
@@ -472,6 +563,8 @@ impl sealed::Load for () {
 }
 
 impl sealed::Load for &mut DmaBuf {
+    const PLAIN: bool = true;
+
     #[inline]
     fn lacks(&self, len: u64, _: u64) -> Option<(u64, u64, &'static str)> {
         let has = (**self).len() as u64;
@@ -483,6 +576,16 @@ impl sealed::Load for &mut DmaBuf {
         place.cargo.op.buf = self.addr().cast();
         self.move_to(&mut place.cargo.buf);
         Ok(true)
+    }
+
+    #[inline]
+    fn plain_len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn put_plain(&mut self, buf: &mut DmaBuf) {
+        self.move_to(buf);
     }
 
     #[inline]

@@ -1,8 +1,9 @@
 //! Holding up all I/O of a range (`spdk_bdev_quiesce_range` in `spdk/bdev_module.h`).
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use spdk_plugin_sys as sys;
 
@@ -18,9 +19,10 @@ use crate::error::{Error, Result};
 #[must_use = "dropping it lets the I/O go on"]
 pub struct Quiesced {
     /// `None` once it was let go.
-    desc: Option<Rc<DescInner>>,
+    desc: Option<Arc<DescInner>>,
     offset: u64,
     blocks: u64,
+    _on_its_thread: PhantomData<*const ()>,
 }
 
 impl BdevDesc {
@@ -72,7 +74,12 @@ impl BdevDesc {
                 }
             },
             move |desc, rc, ()| match rc {
-                0 => Ok(Quiesced { desc: Some(Rc::clone(desc)), offset, blocks }),
+                0 => Ok(Quiesced {
+                    desc: Some(Arc::clone(desc)),
+                    offset,
+                    blocks,
+                    _on_its_thread: PhantomData,
+                }),
                 rc => Err(rc),
             },
         )?;
@@ -102,7 +109,7 @@ impl Quiesced {
     }
 }
 
-fn unquiesce(desc: &Rc<DescInner>, offset: u64, blocks: u64) -> Result<super::call::Answer<i32>> {
+fn unquiesce(desc: &Arc<DescInner>, offset: u64, blocks: u64) -> Result<super::call::Answer<i32>> {
     start(
         desc,
         (),

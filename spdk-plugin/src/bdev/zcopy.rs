@@ -19,7 +19,8 @@ use spdk_plugin_sys as sys;
 
 use super::channel::{IoChannel, OpSlot, OpSlots};
 use super::desc::BdevDesc;
-use super::op::sealed::{self, Landed};
+use super::kind::ZcopyStart;
+use super::op::sealed::{self, Landed, Place};
 use super::op::{Op, Range, cause};
 use crate::complete::slots::Slot;
 use crate::dma::racy_copy;
@@ -67,12 +68,28 @@ impl BdevDesc {
         offset_blocks: u64,
         num_blocks: u64,
         populate: bool,
-    ) -> Op<'a, (), Zcopy> {
-        let populate = if populate { sys::SPDKP_OP_POPULATE } else { 0 };
-        let range = Range::Blocks(offset_blocks, num_blocks);
-        Op::new(self, channel, sys::SPDKP_OP_ZCOPY_START, range, ())
-            .with_flags(populate | sys::SPDKP_OP_ANSWERS)
+    ) -> Op<'a, Populate, ZcopyStart> {
+        Op::new(self, channel, Range::Blocks(offset_blocks, num_blocks), Populate(populate))
     }
+}
+
+/// Whether a zcopy reads the range first.
+#[derive(Debug)]
+pub struct Populate(bool);
+
+impl sealed::Load for Populate {
+    fn lacks(&self, _: u64, _: u64) -> Option<(u64, u64, &'static str)> {
+        None
+    }
+
+    fn put(&mut self, place: Place<'_>, _: usize) -> Result<bool> {
+        if self.0 {
+            place.cargo.op.flags |= sys::SPDKP_OP_POPULATE as u8;
+        }
+        Ok(true)
+    }
+
+    fn back(&mut self, _: Place<'_>, _: usize) {}
 }
 
 impl sealed::Answer for Zcopy {
@@ -94,7 +111,7 @@ pub(super) unsafe fn started(slot: *const OpSlot) {
         if (*slot).is_orphaned() {
             end(slot, false);
         } else {
-            (*slot).touch_down();
+            (*slot).touch_down(true);
         }
     }
 }
@@ -115,7 +132,7 @@ unsafe fn end(slot: *const OpSlot, commit: bool) {
             sys::spdk_bdev_free_io(io);
             (*op).status = sys::SPDKP_OP_ERRNO as u8;
             (*op).err = rc.saturating_neg();
-            Slot::land(slot);
+            Slot::land(slot, false);
         }
     }
 }
@@ -130,7 +147,7 @@ unsafe extern "C" fn on_ended(io: *mut sys::spdk_bdev_io, success: bool, ctx: *m
         // No longer a start, whose request would be kept.
         (*op).kind = sys::SPDKP_OP_WRITE as u8;
         sys::spdkp_op_end(op, io, success);
-        Slot::land(slot);
+        Slot::land(slot, success);
     });
 }
 
@@ -276,11 +293,11 @@ impl Future for ZcopyEnd {
             return Poll::Pending;
         }
         self.slot = ptr::null();
-        // SAFETY: it has landed, so the payload is ours.
-        let op = unsafe { &(*slot.payload()).op };
-        let result = match u32::from(op.status) {
-            sys::SPDKP_OP_OK => Ok(()),
-            _ => Err(self.error(cause(op))),
+        let result = if slot.is_done() {
+            Ok(())
+        } else {
+            // SAFETY: it has landed, so the payload is ours.
+            Err(self.error(cause(unsafe { &(*slot.payload()).op })))
         };
         slot.give();
         Poll::Ready(result)

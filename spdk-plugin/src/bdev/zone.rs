@@ -6,6 +6,7 @@ use spdk_plugin_sys as sys;
 
 use super::channel::IoChannel;
 use super::desc::BdevDesc;
+use super::kind::{ZoneAppend, ZoneManagement, ZoneReport};
 use super::op::sealed::{self, Landed, Place};
 use super::op::{Op, Range};
 use crate::dma::{DmaBuf, IoVec};
@@ -278,9 +279,9 @@ impl BdevDesc {
         channel: &'a IoChannel,
         zone_id: u64,
         count: u64,
-    ) -> Op<'a, Report, Vec<ZoneInfo>> {
+    ) -> Op<'a, Report, ZoneReport> {
         let load = Report { first: zone_id, count };
-        Op::new(self, channel, sys::SPDKP_OP_ZONE_INFO, Range::NONE, load)
+        Op::new(self, channel, Range::NONE, load)
     }
 
     /// Opens, closes, finishes, resets or takes out of use the zone that begins at block `zone_id`
@@ -290,9 +291,9 @@ impl BdevDesc {
         channel: &'a IoChannel,
         zone_id: u64,
         action: ZoneAction,
-    ) -> Op<'a, Management> {
+    ) -> Op<'a, Management, ZoneManagement> {
         let load = Management { zone: zone_id, action };
-        Op::new(self, channel, sys::SPDKP_OP_ZONE_MANAGEMENT, Range::Blocks(zone_id, 1), load)
+        Op::new(self, channel, Range::Blocks(zone_id, 1), load)
     }
 
     /// Writes `num_blocks` at the write pointer of the zone that begins at block `zone_id`, and gives the
@@ -303,7 +304,7 @@ impl BdevDesc {
         buf: &'a mut DmaBuf,
         zone_id: u64,
         num_blocks: u64,
-    ) -> Op<'a, Append<&'a mut DmaBuf>, u64> {
+    ) -> Op<'a, Append<&'a mut DmaBuf>, ZoneAppend> {
         self.append(channel, Append { data: buf, zone: zone_id, blocks: num_blocks })
     }
 
@@ -314,16 +315,19 @@ impl BdevDesc {
         bufs: &'a mut IoVec,
         zone_id: u64,
         num_blocks: u64,
-    ) -> Op<'a, Append<&'a mut IoVec>, u64> {
+    ) -> Op<'a, Append<&'a mut IoVec>, ZoneAppend> {
         self.append(channel, Append { data: bufs, zone: zone_id, blocks: num_blocks })
     }
 
-    fn append<'a, L>(&self, channel: &'a IoChannel, load: Append<L>) -> Op<'a, Append<L>, u64>
+    fn append<'a, L>(
+        &self,
+        channel: &'a IoChannel,
+        load: Append<L>,
+    ) -> Op<'a, Append<L>, ZoneAppend>
     where
         Append<L>: sealed::Load,
     {
         let range = Range::Blocks(load.zone, load.blocks);
-        Op::new(self, channel, sys::SPDKP_OP_ZONE_APPEND, range, load)
-            .with_flags(sys::SPDKP_OP_ANSWERS)
+        Op::new(self, channel, range, load)
     }
 }

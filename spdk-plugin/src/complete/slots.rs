@@ -1,12 +1,13 @@
 //! Places for operations that are in flight, which are used again and never move.
 //!
 //! ```text
-//!   FREE --take--> HELD --launch--> FLYING --land--> LANDED --give--> FREE
+//!   FREE --take--> held --launch--> FLYING --land--> DONE, LANDED --give--> FREE
 //!                   ^                 |  \                    the future reads the payload
 //!                   +----- recall ----+   +-- abandon --> ORPHANED --land--> FREE
 //!                     C refused the call        the future was dropped
 //! ```
-//! A future that is forgotten leaves its slot LANDED until the slab goes. The slab goes with its last
+//! What is DONE has ended well; of what has LANDED the payload says how it did. A future that is forgotten
+//! leaves its slot like that until the slab goes. The slab goes with its last
 //! handle and its last operation in flight, whichever comes later, and takes along what it was told to
 //! keep until then. A future borrows a handle, so its slot is there while it may look.
 //!
@@ -21,7 +22,7 @@ use std::task::Waker;
 
 use crate::guard::catch;
 use crate::runtime::home::{Home, HomeRef};
-use crate::runtime::waker::wake_at;
+use crate::runtime::waker::{Others, Waiter};
 
 /// What an operation needs until its callback. A payload is used again by the next operation.
 pub(crate) trait Payload: Default + 'static {
@@ -29,28 +30,31 @@ pub(crate) trait Payload: Default + 'static {
     fn clear(&mut self);
 }
 
+/// Held, too: whoever has taken it knows.
 const FREE: u8 = 0;
-const HELD: u8 = 1;
-const FLYING: u8 = 2;
+const FLYING: u8 = 1;
+const ORPHANED: u8 = 2;
 const LANDED: u8 = 3;
-const ORPHANED: u8 = 4;
+const DONE: u8 = 4;
 
 /// Slots of the first piece of a slab, and the most that are made at once.
 const FIRST: usize = 32;
 const MOST: usize = 512;
 
-/// The place of an operation. What every operation touches lies in its first cache lines.
+/// The place of an operation. What every operation touches lies in its first cache line, with as much of the
+/// payload as that has room for.
 #[repr(C, align(64))]
 pub(crate) struct Slot<P: Payload, K> {
     owner: NonNull<Inner<P, K>>,
     /// The next free slot, or the next one that waits.
     next: Cell<*const Slot<P, K>>,
-    waker: Cell<Option<Waker>>,
+    waiter: Waiter,
     state: Cell<u8>,
     /// How often it was used.
     uses: Cell<u32>,
-    index: u32,
     payload: UnsafeCell<P>,
+    others: Others,
+    index: u32,
 }
 
 /// Slots that were made at once.
@@ -61,7 +65,8 @@ pub(crate) struct Slots<P: Payload, K: 'static>(NonNull<Inner<P, K>>);
 
 pub(crate) struct Inner<P: Payload, K> {
     free: Cell<*const Slot<P, K>>,
-    in_flight: Cell<usize>,
+    /// Handles, and operations in flight.
+    users: Cell<usize>,
     handles: Cell<usize>,
     /// The slab itself, by the pointer that it is freed with.
     this: Cell<NonNull<Self>>,
@@ -75,7 +80,7 @@ impl<P: Payload, K: 'static> Slots<P, K> {
     pub(crate) fn new(home: HomeRef, keep: K) -> Self {
         let inner = Box::new(Inner {
             free: Cell::new(ptr::null()),
-            in_flight: Cell::new(0),
+            users: Cell::new(1),
             handles: Cell::new(1),
             this: Cell::new(NonNull::dangling()),
             pieces: RefCell::default(),
@@ -104,8 +109,7 @@ impl<P: Payload, K: 'static> Slots<P, K> {
 
 impl<P: Payload, K: 'static> Clone for Slots<P, K> {
     fn clone(&self) -> Self {
-        self.handles.set(self.handles.get() + 1);
-        Self(self.0)
+        self.handle()
     }
 }
 
@@ -122,7 +126,8 @@ impl<P: Payload, K: 'static> Deref for Slots<P, K> {
 impl<P: Payload, K: 'static> Drop for Slots<P, K> {
     fn drop(&mut self) {
         self.handles.set(self.handles.get() - 1);
-        if self.handles.get() == 0 && self.in_flight.get() == 0 {
+        self.users.set(self.users.get() - 1);
+        if self.users.get() == 0 {
             // SAFETY: this was the last one who could reach it.
             unsafe { Inner::free(self.0) };
         }
@@ -133,6 +138,7 @@ impl<P: Payload, K: 'static> Inner<P, K> {
     /// A handle to the slab.
     pub(crate) fn handle(&self) -> Slots<P, K> {
         self.handles.set(self.handles.get() + 1);
+        self.users.set(self.users.get() + 1);
         Slots(self.this.get())
     }
 
@@ -147,7 +153,7 @@ impl<P: Payload, K: 'static> Inner<P, K> {
 
     /// Operations that C has not called back for.
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.get()
+        self.users.get() - self.handles.get()
     }
 
     /// A free slot, the one that was used last.
@@ -160,7 +166,6 @@ impl<P: Payload, K: 'static> Inner<P, K> {
         // SAFETY: slots are never freed before the slab is.
         let slot = unsafe { &*slot };
         self.free.set(slot.next.get());
-        slot.state.set(HELD);
         slot
     }
 
@@ -173,11 +178,12 @@ impl<P: Payload, K: 'static> Inner<P, K> {
             .map(|index| Slot {
                 owner: self.this.get(),
                 next: Cell::new(ptr::null()),
-                waker: Cell::new(None),
+                waiter: Waiter::new(),
                 state: Cell::new(FREE),
                 uses: Cell::new(0),
-                index: index as u32,
                 payload: UnsafeCell::default(),
+                others: Cell::new(None),
+                index: index as u32,
             })
             .collect();
         for pair in piece.windows(2) {
@@ -238,9 +244,21 @@ impl<P: Payload, K: 'static> Slot<P, K> {
         &self.next
     }
 
+    /// Whether it has ended, well or not.
     #[inline]
     pub(crate) fn has_landed(&self) -> bool {
-        self.state.get() == LANDED
+        self.state.get() >= LANDED
+    }
+
+    /// Whether it has ended well.
+    #[inline]
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.get() == DONE
+    }
+
+    #[inline]
+    pub(crate) fn is_flying(&self) -> bool {
+        self.state.get() == FLYING
     }
 
     #[inline]
@@ -251,21 +269,26 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     /// The operation is about to be handed to C.
     #[inline]
     pub(crate) fn launch(&self) {
-        let owner = self.owner();
-        owner.in_flight.set(owner.in_flight.get() + 1);
+        self.launch_from(self.owner());
+    }
+
+    /// As [`launch`](Self::launch), where the owner is at hand.
+    #[inline]
+    pub(crate) fn launch_from(&self, owner: &Inner<P, K>) {
+        owner.users.set(owner.users.get() + 1);
         self.state.set(FLYING);
     }
 
     /// C did not take it, so the callback will not come.
     pub(crate) fn recall(&self) {
         let owner = self.owner();
-        owner.in_flight.set(owner.in_flight.get() - 1);
-        self.state.set(HELD);
+        owner.users.set(owner.users.get() - 1);
+        self.state.set(FREE);
     }
 
-    /// There is nothing to do for C: it has landed already.
+    /// There is nothing to do for C: it is done already.
     pub(crate) fn skip(&self) {
-        self.state.set(LANDED);
+        self.state.set(DONE);
     }
 
     /// The operation has landed in a state that C holds on to, and is handed to C again.
@@ -276,41 +299,88 @@ impl<P: Payload, K: 'static> Slot<P, K> {
     /// Has `waker` woken when it lands.
     #[inline]
     pub(crate) fn set_waker(&self, waker: &Waker) {
-        // SAFETY: nothing else reads or writes the cell during the comparison.
-        let known = unsafe { &*self.waker.as_ptr() };
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.waker.set(Some(waker.clone()));
-        }
+        self.waiter.set(&self.others, self.owner().home(), waker);
     }
 
-    /// The callback has come and the payload says how it ended: wakes the future, or cleans up after one
-    /// that is gone.
+    /// The callback has come: wakes the future, or cleans up after one that is gone. If the operation has
+    /// not ended well, the payload says how it did.
     ///
     /// # Safety
     /// It was in flight. The slot must not be touched afterwards, nor anything that the slab keeps.
-    #[inline]
-    pub(crate) unsafe fn land(this: *const Self) {
+    pub(crate) unsafe fn land(this: *const Self, well: bool) {
         // SAFETY: the slab lives while an operation is in flight.
         let slot = unsafe { &*this };
         if slot.is_orphaned() {
             slot.give_back();
         } else {
-            slot.touch_down();
+            slot.touch_down(well);
         }
-        let owner = slot.owner();
-        owner.in_flight.set(owner.in_flight.get() - 1);
-        if owner.in_flight.get() == 0 && owner.handles.get() == 0 {
+        // SAFETY: says the caller.
+        unsafe { Self::leave_flight(slot.owner) };
+    }
+
+    /// As [`land`](Self::land) for what has ended well, in a callback that has nothing else to do: ends that,
+    /// too.
+    ///
+    /// # Safety
+    /// As for [`land`](Self::land). The callback is in the `home` of the slab.
+    #[inline(always)]
+    pub(crate) unsafe fn land_and_end(this: *const Self, home: &'static Home) {
+        // SAFETY: as in `land`.
+        let slot = unsafe { &*this };
+        if slot.state.get() == FLYING
+            && let Some(own) = slot.waiter.own()
+        {
+            slot.state.set(DONE);
+            // SAFETY: says the caller.
+            unsafe { Self::leave_flight(slot.owner) };
+            return home.end_by_waking(own);
+        }
+        // SAFETY: says the caller.
+        unsafe { Self::land_and_end_otherwise(this, home) };
+    }
+
+    /// # Safety
+    /// As for [`land_and_end`](Self::land_and_end).
+    #[cold]
+    unsafe fn land_and_end_otherwise(this: *const Self, home: &'static Home) {
+        // SAFETY: says the caller.
+        unsafe { Self::land(this, true) };
+        home.end();
+    }
+
+    /// # Safety
+    /// As for [`land`](Self::land).
+    #[inline(always)]
+    unsafe fn leave_flight(owner: NonNull<Inner<P, K>>) {
+        // SAFETY: the slab lives while an operation is in flight.
+        let inner = unsafe { owner.as_ref() };
+        inner.users.set(inner.users.get() - 1);
+        if inner.users.get() == 0 {
             // SAFETY: nobody is left who could reach it.
-            unsafe { Inner::free(slot.owner) };
+            unsafe { Inner::free(owner) };
         }
+    }
+
+    /// As [`land`](Self::land) for what has ended well, [is flying](Self::is_flying), and whose future is woken
+    /// by other means.
+    ///
+    /// # Safety
+    /// It was in flight, and a handle to the slab is there.
+    #[inline]
+    pub(crate) unsafe fn land_quietly(this: *const Self) {
+        // SAFETY: says the caller.
+        let slot = unsafe { &*this };
+        slot.state.set(DONE);
+        let owner = slot.owner();
+        owner.users.set(owner.users.get() - 1);
     }
 
     /// Part of [`land`](Self::land), and all of it while C holds on to something of the operation: it
     /// still counts as in flight.
-    #[inline]
-    pub(crate) fn touch_down(&self) {
-        self.state.set(LANDED);
-        wake_at(self.owner().home(), &self.waker);
+    pub(crate) fn touch_down(&self, well: bool) {
+        self.state.set(if well { DONE } else { LANDED });
+        self.waiter.wake(&self.others);
     }
 
     /// Makes a slot free whose payload the future has emptied.
@@ -335,9 +405,9 @@ impl<P: Payload, K: 'static> Slot<P, K> {
         match self.state.get() {
             FLYING => {
                 self.state.set(ORPHANED);
-                drop(self.waker.take());
+                self.waiter.forget(&self.others);
             }
-            LANDED | HELD => self.give_back(),
+            LANDED | DONE => self.give_back(),
             _ => (),
         }
     }

@@ -7,9 +7,10 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 
-use super::pool::Lease;
+use super::pool::Pool;
 use super::{Block, NUMA_ANY};
 use crate::error::Result;
+use crate::runtime::env::Share;
 
 /// A buffer that devices may read and write, with one owner. It may be sent to other threads, and reads
 /// and writes as a slice of bytes.
@@ -37,12 +38,12 @@ pub struct DmaBuf {
 /// What keeps the memory.
 enum Owner {
     Nobody,
-    /// All of it is the buffer's.
-    Block(#[allow(dead_code, reason = "it is for its drop")] Block),
+    /// All of it is the buffer's, and is freed with it. Keeps the environment.
+    Block(Share),
     /// It goes back to a pool.
-    Lease(#[allow(dead_code, reason = "it is for its drop")] Lease),
-    /// The buffer was split: each part has a share in what kept the whole.
-    Shared(Arc<Owner>),
+    Lease(Pool),
+    /// The buffer was split: each part has a share in the whole.
+    Shared(Arc<DmaBuf>),
 }
 
 // SAFETY: the bytes are the buffer's alone, and what keeps them may go anywhere.
@@ -82,11 +83,13 @@ impl DmaBuf {
     }
 
     fn of(block: Block, len: usize) -> Self {
-        Self { base: block.base, len, owner: Owner::Block(block) }
+        let (base, environment) = block.into_parts();
+        Self { base, len, owner: Owner::Block(environment) }
     }
 
-    pub(super) fn leased(base: NonNull<u8>, len: usize, lease: Lease) -> Self {
-        Self { base, len, owner: Owner::Lease(lease) }
+    /// A buffer of a pool's, to which it goes back.
+    pub(super) fn leased(base: NonNull<u8>, len: usize, pool: Pool) -> Self {
+        Self { base, len, owner: Owner::Lease(pool) }
     }
 
     /// A buffer of no bytes and no memory.
@@ -171,11 +174,30 @@ impl DmaBuf {
     fn share(&mut self) -> Owner {
         let owner = match mem::replace(&mut self.owner, Owner::Nobody) {
             Owner::Nobody => return Owner::Nobody,
-            Owner::Shared(owner) => owner,
-            owner => Arc::new(owner),
+            Owner::Shared(whole) => whole,
+            owner => Arc::new(Self { base: self.base, len: self.len, owner }),
         };
         self.owner = Owner::Shared(Arc::clone(&owner));
         Owner::Shared(owner)
+    }
+
+    #[cold]
+    fn release(&mut self) {
+        match mem::replace(&mut self.owner, Owner::Nobody) {
+            Owner::Nobody => (),
+            Owner::Block(environment) => drop(Block::from_parts(self.base, environment)),
+            Owner::Lease(pool) => pool.give_back(self.base),
+            Owner::Shared(whole) => drop(whole),
+        }
+    }
+}
+
+impl Drop for DmaBuf {
+    #[inline]
+    fn drop(&mut self) {
+        if !matches!(self.owner, Owner::Nobody) {
+            self.release();
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod iovec;
 mod pool;
 mod region;
 
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
 use spdk_plugin_sys as sys;
@@ -33,7 +34,7 @@ const NUMA_ANY: i32 = -1;
 struct Block {
     base: NonNull<u8>,
     /// Keeps SPDK's environment up until the memory is freed.
-    _environment: Share,
+    environment: Share,
 }
 
 // SAFETY: it is only an address; those who read and write there see to races.
@@ -59,7 +60,19 @@ impl Block {
         // SAFETY: plain allocation; NULL means that there is none.
         let base = unsafe { alloc(len, align, ptr::null_mut(), numa, sys::SPDK_MALLOC_DMA) };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(no_memory)?;
-        Ok(Self { base, _environment: environment })
+        Ok(Self { base, environment })
+    }
+
+    /// Its memory, and what keeps the environment up meanwhile.
+    fn into_parts(self) -> (NonNull<u8>, Share) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: what it is taken from is not used again.
+        (this.base, unsafe { ptr::read(&raw const this.environment) })
+    }
+
+    /// Undoes [`into_parts`](Self::into_parts).
+    fn from_parts(base: NonNull<u8>, environment: Share) -> Self {
+        Self { base, environment }
     }
 }
 

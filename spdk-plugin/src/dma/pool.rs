@@ -81,21 +81,14 @@ impl Stack {
     }
 }
 
-/// A buffer's right to its memory, which is put back with it.
-pub(super) struct Lease {
-    pool: Arc<Inner>,
-    base: NonNull<u8>,
-}
+/// What a buffer of a pool goes back to.
+pub(super) struct Pool(Arc<Inner>);
 
-// SAFETY: it is the right to bytes, which may go anywhere, and a share in a pool that may, too.
-unsafe impl Send for Lease {}
-// SAFETY: nothing can be done with a shared one.
-unsafe impl Sync for Lease {}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let offset = self.base.addr().get() - self.pool.block.base.addr().get();
-        self.pool.free.push((offset / self.pool.stride) as u32);
+impl Pool {
+    /// Takes back the memory of a buffer that began there when it was got.
+    pub(super) fn give_back(self, base: NonNull<u8>) {
+        let offset = base.addr().get() - self.0.block.base.addr().get();
+        self.0.free.push((offset / self.0.stride) as u32);
     }
 }
 
@@ -119,7 +112,7 @@ impl DmaPool {
         let index = self.0.free.pop()?;
         // SAFETY: a number of the stack, so the place lies inside the block.
         let base = unsafe { self.0.block.base.add(index as usize * self.0.stride) };
-        Some(DmaBuf::leased(base, self.0.size, Lease { pool: Arc::clone(&self.0), base }))
+        Some(DmaBuf::leased(base, self.0.size, Pool(Arc::clone(&self.0))))
     }
 
     /// The buffers that can be had right now.

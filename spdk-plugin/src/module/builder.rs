@@ -103,6 +103,36 @@ impl<B: Bdev> BdevBuilder<B> {
         }
     }
 
+    /// A bdev that is like another, such as its base: in size, blocks, metadata, what I/O it wants, and
+    /// hints to its users. What limits the other's requests the bdev layer sees to when they come there.
+    pub fn like(name: impl Into<String>, bdev: &crate::bdev::Bdev) -> Self {
+        Self::like_part(name, bdev, bdev.num_blocks())
+    }
+
+    /// As [`like`](Self::like), of another size.
+    pub(super) fn like_part(
+        name: impl Into<String>,
+        bdev: &crate::bdev::Bdev,
+        num_blocks: u64,
+    ) -> Self {
+        let mut this = Self::new(name, bdev.data_block_size(), num_blocks);
+        // Where the bdev layer cannot align so far for us, it does for the base.
+        this.alignment = bdev.alignment().min(most_alignment());
+        (this.metadata, this.dif) = (bdev.metadata(), bdev.dif());
+        let opts = &mut this.opts;
+        opts.write_cache = bdev.has_write_cache();
+        opts.write_unit_size = bdev.write_unit_size();
+        opts.optimal_io_boundary = bdev.optimal_io_boundary();
+        opts.acwu = bdev.atomic_compare_and_write_unit() as u16;
+        opts.physical_block_size = bdev.physical_block_size().unwrap_or(0);
+        opts.preferred_write_alignment = bdev.preferred_write_alignment().unwrap_or(0);
+        opts.preferred_write_granularity = bdev.preferred_write_granularity().unwrap_or(0);
+        opts.optimal_write_size = bdev.optimal_write_size().unwrap_or(0);
+        opts.preferred_unmap_alignment = bdev.preferred_unmap_alignment().unwrap_or(0);
+        opts.preferred_unmap_granularity = bdev.preferred_unmap_granularity().unwrap_or(0);
+        this
+    }
+
     /// The UUID; without one SPDK makes one up.
     pub fn uuid(mut self, uuid: Option<Uuid>) -> Self {
         self.opts.uuid = *uuid.unwrap_or_default().as_bytes();
@@ -212,7 +242,8 @@ impl<B: Bdev> BdevBuilder<B> {
         on_app(move || self.register_here(bdev)).await?
     }
 
-    fn register_here(self, bdev: B) -> Result<BdevHandle<B>> {
+    /// On the app thread.
+    pub(super) fn register_here(self, bdev: B) -> Result<BdevHandle<B>> {
         let mut opts = self.checked()?;
         if B::registration().raw().is_null() {
             return Err(Error::Invalid(format!(
@@ -304,8 +335,7 @@ impl<B: Bdev> BdevBuilder<B> {
                 | (dif.check_app_tag as u32 * sys::SPDK_DIF_FLAGS_APPTAG_CHECK)
                 | (dif.check_ref_tag as u32 * sys::SPDK_DIF_FLAGS_REFTAG_CHECK);
         }
-        // Before 23.01 the bdev layer's own buffers are aligned to 512 bytes.
-        let most = if sys::VERSION_MAJOR < 23 { 512 } else { 4096 };
+        let most = most_alignment();
         if !self.alignment.is_power_of_two() || self.alignment > most {
             let alignment = self.alignment;
             return invalid(format!(
@@ -326,6 +356,11 @@ impl<B: Bdev> BdevBuilder<B> {
         }
         Ok(opts)
     }
+}
+
+/// How far the bdev layer can align the buffers of requests: its own are aligned to 512 bytes before 23.01.
+fn most_alignment() -> usize {
+    if sys::VERSION_MAJOR < 23 { 512 } else { 4096 }
 }
 
 /// Refuses a size that SPDK or its users would miscount.
@@ -360,6 +395,11 @@ fn shown(name: &str) -> String {
         short.push_str("...");
     }
     format!("{short:?}")
+}
+
+/// Refuses a name that cannot be or is taken. On the app thread.
+pub(super) fn free_name(name: &str) -> Result<()> {
+    require_free(&c_name("name", name)?)
 }
 
 /// On the app thread.

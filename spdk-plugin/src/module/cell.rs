@@ -29,6 +29,7 @@ use std::task::{Context, Poll};
 use spdk_plugin_sys as sys;
 
 use super::channel::ChannelCore;
+use super::io::BdevIo;
 use super::kind::IoKind;
 use super::record::{Record, complete};
 use super::slab::Slab;
@@ -208,6 +209,13 @@ impl IoCell {
         self.io.get()
     }
 
+    /// The number of the request's kind.
+    #[inline]
+    pub(crate) fn kind(&self) -> u8 {
+        // SAFETY: the request is with us.
+        unsafe { BdevIo::kind_of(self.io()) }
+    }
+
     #[inline]
     pub(crate) fn channel(&self) -> &ChannelCore {
         // SAFETY: the frames are the channel's.
@@ -225,7 +233,7 @@ impl IoCell {
     }
 
     #[inline]
-    fn has_children(&self) -> bool {
+    pub(crate) fn has_children(&self) -> bool {
         self.node.marks() >= CHILD
     }
 
@@ -237,6 +245,17 @@ impl IoCell {
     /// A call into SPDK starts whose callback will name this request.
     pub(crate) fn child_started(&self) {
         self.node.set_marks(self.node.marks() + CHILD);
+    }
+
+    /// SPDK did not take the call.
+    pub(crate) fn child_refused(&self) {
+        self.node.set_marks(self.node.marks() - CHILD);
+    }
+
+    /// Such a callback has come for a handler that waits for it and is about to be polled.
+    #[inline]
+    pub(crate) fn child_done(&self) {
+        self.node.set_marks(self.node.marks() - CHILD);
     }
 
     /// Such a callback has come: wakes the handler, or ends the request if that is all it waited for.
@@ -290,7 +309,7 @@ impl IoCell {
                 place.cast::<F>().write(make());
                 alive.set(true);
                 let future = Pin::new_unchecked(place.cast::<F>().as_mut());
-                let polled = future.poll(&mut Context::from_waker(&waker));
+                let polled = future.poll(&mut Context::from_waker(waker));
                 if polled.is_ready() {
                     alive.set(false);
                     place.cast::<F>().drop_in_place();
@@ -416,6 +435,7 @@ unsafe fn drop_future<F>(place: NonNull<u8>) {
 
 unsafe fn poll<F: Future<Output = IoResult>>(
     node: *const Node,
+    _: u64,
     cx: &mut Context<'_>,
 ) -> Poll<DisposeFn> {
     // SAFETY: the node is the first field of a cell whose request is with us.

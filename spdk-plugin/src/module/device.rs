@@ -7,7 +7,9 @@
 //! unregister -> destruct -> io_device_unregister -> (no channel, no request) -> destruct_done -> free
 //! ```
 
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_void};
+use std::fmt;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -20,11 +22,13 @@ use spdk_plugin_sys as sys;
 use uuid::Uuid;
 
 use super::kind::IoKinds;
-use super::{Bdev, channel, handlers};
+use super::register::AppOnly;
+use super::{Base, Bdev, Vbdev, channel, handlers};
+use crate::bdev::Event;
 use crate::error::{Error, Result};
 use crate::guard::{catch, drop_caught};
 use crate::runtime::home::HomeRef;
-use crate::runtime::{Poller, on_app, on_app_thread, send_to_app};
+use crate::runtime::{Poller, on_app, on_app_thread, send_to_app, task};
 
 /// What does not depend on the module's type.
 pub(crate) struct DeviceCore {
@@ -37,25 +41,31 @@ pub(crate) struct DeviceCore {
     screen: AtomicUsize,
     /// What it serves.
     pub(crate) kinds: IoKinds,
+    /// What the module's `submit` serves.
+    pub(crate) submits: IoKinds,
     /// The bits of a buffer's address that must be 0.
     pub(crate) align_mask: usize,
-    /// Its unregistration has begun. App thread only, as the next.
+    /// Its unregistration has begun. App thread only, as the next two.
     gone: AtomicBool,
+    /// The module has ended what it had.
+    ended: AtomicBool,
     /// `for_each_channel`s under way, during which SPDK does not unregister an io_device.
     iterations: AtomicU32,
     /// Its registration and its channels: with the last one SPDK's share goes.
     pins: AtomicU32,
     pollers: AppOnly<Mutex<Vec<Poller>>>,
+    /// What it sits on.
+    bases: AppOnly<RefCell<Vec<Base>>>,
+    /// Is called when its unregistration begins.
+    when_gone: AppOnly<Cell<Option<WhenGone>>>,
+    /// The bdev whose memory domains it takes data in, or null.
+    domains: AtomicPtr<sys::spdk_bdev>,
+    /// What the module does when it is unregistered.
+    destruct: Option<unsafe fn(*const DeviceCore)>,
     finish: unsafe fn(*const DeviceCore),
 }
 
-/// What is made, used and dropped on the app thread only.
-struct AppOnly<T>(T);
-
-// SAFETY: `keep_poller` and `destruct_here` are the users, and both run on the app thread.
-unsafe impl<T> Send for AppOnly<T> {}
-// SAFETY: as above.
-unsafe impl<T> Sync for AppOnly<T> {}
+type WhenGone = Box<dyn FnOnce()>;
 
 /// A device and the module's part of it. The core comes first: SPDK's context pointer is either.
 #[repr(C)]
@@ -119,18 +129,27 @@ impl<B: Bdev> Device<B> {
         alignment: usize,
         user: B,
     ) -> Self {
+        let submits = handlers::submits(&user);
         let core = DeviceCore {
             name,
             block_size,
             num_blocks: AtomicU64::new(num_blocks),
             raw: AtomicPtr::new(ptr::null_mut()),
             screen: AtomicUsize::new(alignment - 1),
-            kinds: handlers::kinds(&user),
+            kinds: handlers::kinds::<B>(submits),
+            submits,
             align_mask: alignment - 1,
             gone: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             iterations: AtomicU32::new(0),
             pins: AtomicU32::new(1),
             pollers: AppOnly(Mutex::default()),
+            bases: AppOnly(RefCell::default()),
+            when_gone: AppOnly(Cell::new(None)),
+            domains: AtomicPtr::new(ptr::null_mut()),
+            destruct: B::OVERRIDES
+                .destruct
+                .then_some(end_module::<B> as unsafe fn(*const DeviceCore)),
             finish: finish::<B>,
         };
         Self { core, user }
@@ -148,6 +167,9 @@ impl<B: Bdev> Device<B> {
         let ctx = Arc::as_ptr(&device).cast_mut().cast::<c_void>();
         let raw = make_raw(ctx)?;
         let core = &device.core;
+        if let Some(base) = device.user.memory_domains_of() {
+            core.domains.store(base.raw(), Ordering::Relaxed);
+        }
         core.raw.store(raw, Ordering::Relaxed);
         let what = || format!("registering bdev {}", core.name);
         // SAFETY: SPDK's share of the device, which `finish` takes back, keeps `ctx` alive; `raw` was
@@ -194,6 +216,11 @@ impl<B: Bdev> Device<B> {
         }
     }
 
+    /// Has `function` called when the bdev's unregistration begins. On the app thread.
+    pub(super) fn when_gone(&self, function: WhenGone) {
+        self.core.when_gone.0.set(Some(function));
+    }
+
     /// Keeps the poller until the bdev is unregistered. On the app thread.
     pub(crate) fn keep_poller(&self, poller: Poller) {
         self.core.pollers.0.lock().unwrap_or_else(PoisonError::into_inner).push(poller);
@@ -228,9 +255,36 @@ unsafe fn destruct_here(ctx: *mut c_void) {
         std::mem::take(&mut *pollers)
     };
     drop_caught("a bdev's pollers", pollers);
+    if let Some(when_gone) = core.when_gone.0.take() {
+        let _ = catch("the end of a bdev", when_gone);
+    }
     // SAFETY: the bdev is there until `finish`.
     unsafe { sys::spdkp_bdev_forget_aliases(core.raw.load(Ordering::Relaxed)) };
-    core.unregister_io_device();
+    match core.destruct {
+        // SAFETY: on the app thread, with SPDK's share, once.
+        Some(destruct) => unsafe { destruct(core) },
+        None => core.let_go(),
+    }
+}
+
+/// Has the module end what it has, and then lets go of the rest.
+///
+/// # Safety
+/// On the app thread; SPDK has a share of the device, which is of this module.
+unsafe fn end_module<B: Bdev>(core: *const DeviceCore) {
+    /// Also when the module panics or SPDK does not wait any longer.
+    struct LetGo<B>(BdevHandle<B>);
+    impl<B> Drop for LetGo<B> {
+        fn drop(&mut self) {
+            self.0.device.core.let_go();
+        }
+    }
+    // SAFETY: says the caller.
+    let device = LetGo(unsafe { BdevHandle::<B>::from_ctx(core.cast_mut().cast()) });
+    let Some(home) = HomeRef::current() else { return };
+    task::spawn(home, "the end of a bdev", async move {
+        device.0.destruct().await;
+    });
 }
 
 unsafe extern "C" fn unregistered(ctx: *mut c_void) {
@@ -278,6 +332,12 @@ pub struct BdevHandle<B> {
 impl<B> Clone for BdevHandle<B> {
     fn clone(&self) -> Self {
         Self { device: Arc::clone(&self.device) }
+    }
+}
+
+impl<B> fmt::Debug for BdevHandle<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BdevHandle").field("name", &self.device.core.name).finish_non_exhaustive()
     }
 }
 
@@ -446,13 +506,28 @@ impl DeviceCore {
         }
     }
 
+    /// The second half of its end. On the app thread, once.
+    fn let_go(&self) {
+        self.domains.store(ptr::null_mut(), Ordering::Relaxed);
+        for base in self.bases.0.take() {
+            base.set_hook(None::<fn(&Base, Event)>);
+            base.close();
+        }
+        self.ended.store(true, Ordering::Relaxed);
+        self.unregister_io_device();
+    }
+
+    pub(crate) fn domains(&self) -> *mut sys::spdk_bdev {
+        self.domains.load(Ordering::Relaxed)
+    }
+
     /// Undoes the io_device's registration once nobody goes through its channels. On the app thread, after
     /// `gone` was set.
     fn unregister_io_device(&self) {
-        if self.iterations.load(Ordering::Relaxed) == 0 {
+        if self.ended.load(Ordering::Relaxed) && self.iterations.load(Ordering::Relaxed) == 0 {
             let ctx = ptr::from_ref(self).cast_mut().cast();
             // SAFETY: registered by `register`; undone once, as no iteration begins after `gone`, so only
-            // the last one to end or `destruct_here` finds none under way.
+            // the last one to end or `let_go` finds it ended and none under way.
             unsafe { sys::spdk_io_device_unregister(ctx, Some(unregistered)) };
         }
     }
@@ -475,7 +550,43 @@ unsafe extern "C" fn on_unregistered(ctx: *mut c_void, rc: i32) {
     });
 }
 
+impl<V: Vbdev> BdevHandle<V> {
+    /// Makes a base the bdev's: [`Vbdev`]'s methods hear what happens to it, and it is closed when the bdev
+    /// is unregistered.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the bdev has gone.
+    pub async fn attach(&self, base: &Base) -> Result<()> {
+        let (this, base) = (self.clone(), base.clone());
+        on_app(move || {
+            this.device.core.registered()?;
+            this.attach_here(&base);
+            Ok(())
+        })
+        .await?
+    }
+
+    /// On the app thread, while the bdev is registered.
+    pub(super) fn attach_here(&self, base: &Base) {
+        self.device.core.bases.0.borrow_mut().push(base.clone());
+        base.watch(self);
+    }
+
+    /// The bases that were attached and not closed. On the app thread; empty elsewhere.
+    pub fn bases(&self) -> Vec<Base> {
+        if !on_app_thread() {
+            return Vec::new();
+        }
+        let bases = self.device.core.bases.0.borrow();
+        bases.iter().filter(|base| !base.raw().is_null()).cloned().collect()
+    }
+}
+
 impl<B> BdevHandle<B> {
+    pub(super) fn of(device: Arc<Device<B>>) -> Self {
+        Self { device }
+    }
+
     pub(crate) fn device(&self) -> &Arc<Device<B>> {
         &self.device
     }

@@ -13,17 +13,24 @@ use super::record::Record;
 use super::status::{IoError, IoResult};
 use crate::guard::catch;
 
-/// The kinds that a device serves: what its module overrides, and what the crate does for every module.
-/// A module's own word is taken once, as the bdev layer may ask between the halves of one request.
-pub(crate) fn kinds<B: Bdev>(bdev: &B) -> IoKinds {
-    let ours = B::OVERRIDES.kinds.and(IoKinds::RESET).and(IoKinds::ABORT);
+/// The kinds that a device serves: what its module overrides, what its `submit` does, and what the crate does
+/// for every module.
+pub(crate) fn kinds<B: Bdev>(submits: IoKinds) -> IoKinds {
+    B::OVERRIDES.kinds.and(IoKinds::RESET).and(IoKinds::ABORT).and(submits)
+}
+
+/// The kinds that the module's `submit` serves. Its word is taken once, as the bdev layer may ask between the
+/// halves of one request.
+pub(crate) fn submits<B: Bdev>(bdev: &B) -> IoKinds {
     if !B::OVERRIDES.submit {
-        return ours;
+        return IoKinds::NONE;
     }
     let supports = |kind: &IoKind| {
         catch("asking what a bdev supports", || bdev.supports(*kind)).unwrap_or(false)
     };
-    IoKind::all().filter(supports).fold(ours, |kinds, kind| kinds.and(kind.into()))
+    // An abort is about a handler of ours, which `submit` knows nothing of.
+    let kinds = IoKind::all().filter(|kind| *kind != IoKind::Abort).filter(supports);
+    kinds.fold(IoKinds::NONE, |kinds, kind| kinds.and(kind.into()))
 }
 
 macro_rules! handlers {
@@ -105,7 +112,7 @@ unsafe fn rest<B: Bdev>(channel: &Channel<B>, cell: &IoCell, kind: IoKind) {
     let (core, bdev) = (channel.core(), &channel.device.user);
     // SAFETY: as in `dispatch`.
     unsafe {
-        if B::OVERRIDES.submit && channel.device.core.kinds.contains(kind) {
+        if B::OVERRIDES.submit && channel.device.core.submits.contains(kind) {
             cell.start(core, || bdev.submit(&channel.user, BdevIo::new(cell)));
         } else {
             our_own(channel, cell, kind);

@@ -8,10 +8,12 @@ use std::slice;
 
 use spdk_plugin_sys as sys;
 
+use super::base::BaseChannel;
 use super::cell::IoCell;
 use super::kind::{IoKind, IoKinds};
 use super::record::Record;
 use super::status::{IoError, IoResult};
+use crate::bdev::Forward;
 use crate::dma::DmaRegion;
 
 /// A request that was submitted to a bdev, owned by the handler that serves it.
@@ -58,6 +60,11 @@ pub struct ZcopyStart {
 impl<'io> BdevIo<'io> {
     pub(crate) fn new(cell: &'io IoCell) -> Self {
         Self { cell: CellRef { cell: NonNull::from(cell), _cell: PhantomData } }
+    }
+
+    /// Where its handler runs. It stays as long as this does.
+    pub(crate) fn cell(&self) -> NonNull<IoCell> {
+        self.cell.cell
     }
 
     /// Reads a field of the C struct.
@@ -166,6 +173,14 @@ impl<'io> BdevIo<'io> {
         DATA.contains_raw(self.raw_kind().into())
     }
 
+    /// Whether the data lie in a memory domain, whose addresses mean nothing here.
+    #[inline]
+    fn is_elsewhere(&self) -> bool {
+        // SAFETY: the request is with us, and it has data.
+        !self.cell.channel().device().domains().is_null()
+            && unsafe { sys::spdkp_io_in_domain(self.cell.io()) }
+    }
+
     #[inline]
     fn is_read(&self) -> bool {
         self.raw_kind() == IoKind::Read as u8
@@ -173,7 +188,7 @@ impl<'io> BdevIo<'io> {
 
     #[inline]
     fn iovs(&self) -> &[sys::iovec] {
-        if !self.has_data() {
+        if !self.has_data() || self.is_elsewhere() {
             return &[];
         }
         let iovs: *const sys::iovec = self.field(sys::SPDKP_IO_IOVS);
@@ -186,23 +201,27 @@ impl<'io> BdevIo<'io> {
         unsafe { slice::from_raw_parts(iovs, count) }
     }
 
-    /// The request's data, in order: what a write brings, or where a read puts what is asked for. A read
-    /// that came without buffers was given some (`spdk_bdev_io_get_buf`) before its handler was called.
-    /// Empty for kinds without data, and for a zcopy, whose data are reached by what it was lent.
+    /// The data that a request brings, in order. Empty for kinds that bring none: a read's buffers are
+    /// reached by [`bufs_mut`](Self::bufs_mut), and a zcopy's data by what it was lent.
     #[inline]
     pub fn bufs(&self) -> impl Iterator<Item = &[u8]> {
-        self.iovs().iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
+        // A device below may be filling in a read's.
+        let iovs = if self.is_read() { &[] } else { self.iovs() };
+        iovs.iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
             // SAFETY: the vector is the submitter's memory, lent to us until we complete the request,
             // and `&self` keeps `bufs_mut` away.
             unsafe { slice::from_raw_parts(iov.iov_base.cast(), iov.iov_len) }
         })
     }
 
-    /// The buffers of a read, to be filled in, in order. Empty for all other kinds: what a write brings is
-    /// not ours to change.
+    /// The buffers of a read, to be filled in, in order. A read that came without was given some
+    /// (`spdk_bdev_io_get_buf`) before its handler was called. Empty for all other kinds, as what a write
+    /// brings is not ours to change, and while a base fills them in for a [`forward`](Self::forward) that
+    /// was dropped.
     #[inline]
     pub fn bufs_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let iovs = if self.is_read() { self.iovs() } else { &[] };
+        let ours = self.is_read() && !self.cell.has_children();
+        let iovs = if ours { self.iovs() } else { &[] };
         iovs.iter().filter(|iov| !iov.iov_base.is_null()).map(|iov| {
             // SAFETY: the vector is the submitter's memory, lent to us alone until we complete the
             // request; vectors of one request do not overlap, and `&mut self` makes this the only loan.
@@ -232,8 +251,11 @@ impl<'io> BdevIo<'io> {
         })
     }
 
-    /// The separate metadata of the blocks, where the bdev has such and the submitter passed it.
+    /// The separate metadata that a request brings, where the bdev has such and the submitter passed it.
     pub fn metadata(&self) -> Option<&[u8]> {
+        if self.is_read() {
+            return None;
+        }
         let (base, len) = self.raw_metadata()?;
         // SAFETY: as in `bufs`.
         Some(unsafe { slice::from_raw_parts(base.cast(), len) })
@@ -241,7 +263,7 @@ impl<'io> BdevIo<'io> {
 
     /// The separate metadata of a read, to be filled in.
     pub fn metadata_mut(&mut self) -> Option<&mut [u8]> {
-        if !self.is_read() {
+        if !self.is_read() || self.cell.has_children() {
             return None;
         }
         let (base, len) = self.raw_metadata()?;
@@ -328,7 +350,9 @@ impl<'io> BdevIo<'io> {
 
     /// An NVMe passthrough: the command's 64 bytes, and the data and metadata that go with it.
     pub fn nvme(&mut self) -> Option<NvmeRequest<'_>> {
-        if !matches!(self.kind(), Some(IoKind::NvmeAdmin | IoKind::NvmeIo | IoKind::NvmeIoMd)) {
+        let nvme =
+            matches!(self.kind(), Some(IoKind::NvmeAdmin | IoKind::NvmeIo | IoKind::NvmeIoMd));
+        if !nvme || self.cell.has_children() {
             return None;
         }
         let mut raw = sys::spdkp_nvme {
@@ -354,6 +378,34 @@ impl<'io> BdevIo<'io> {
                 metadata: bytes(raw.md_buf, raw.md_len),
             })
         }
+    }
+
+    /// Submits the request to a base, with its own buffers and whatever else goes with it, and gives how the
+    /// base ended it. An abort is not forwarded: [`Bdev`](super::Bdev) says what becomes of one.
+    ///
+    /// A request may be forwarded several times, also at once. It is completed when its handler has
+    /// returned and all that was forwarded has ended. SPDK being out of requests is waited for.
+    ///
+    /// ```
+    /// # use spdk_plugin::module::{BaseChannel, BdevIo, IoResult};
+    /// async fn read(base: &BaseChannel, mut io: BdevIo<'_>) -> IoResult {
+    ///     io.forward(base).await?;
+    ///     io.bufs_mut().flatten().for_each(|byte| *byte = !*byte);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[inline]
+    pub fn forward<'a>(&'a self, base: &'a BaseChannel) -> Forward<'a> {
+        let offset = if self.has_range() { self.field(sys::SPDKP_IO_OFFSET_BLOCKS) } else { 0 };
+        Forward::new(&self.cell, base.io(), offset)
+    }
+
+    /// As [`forward`](Self::forward), with the range moved to begin at the block `offset_blocks` of the base;
+    /// the source of a copy moves with it. What it may not be used for are NVMe commands and zones, which
+    /// name their blocks in ways of their own.
+    #[inline]
+    pub fn forward_at<'a>(&'a self, base: &'a BaseChannel, offset_blocks: u64) -> Forward<'a> {
+        Forward::new(&self.cell, base.io(), offset_blocks)
     }
 
     /// Writes the protection information of the request's blocks into its metadata

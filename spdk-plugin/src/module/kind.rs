@@ -70,7 +70,7 @@ kinds! {
     SeekData = 18, SEEK_DATA;
     /// Copy blocks within the device. SPDK 23.01 or later.
     Copy = 19, COPY;
-    /// An NVMe I/O command with vectors and metadata. SPDK 23.05 or later.
+    /// An NVMe I/O command with vectors and metadata. SPDK 24.01 or later.
     NvmeIovMd = 20, NVME_IOV_MD;
 }
 

@@ -25,29 +25,43 @@
 //! }
 //! ```
 
+mod base;
 mod builder;
 mod cell;
 mod channel;
 mod device;
+mod examine;
 mod handlers;
 mod io;
 mod kind;
+mod part;
 mod record;
 mod register;
 mod slab;
 mod status;
+mod superblock;
+pub mod vbdev;
 
 use std::future::{Future, ready};
 
+pub use crate::bdev::Forward;
+pub use base::{Base, BaseChannel};
 pub use builder::{BdevBuilder, Dif, Metadata};
+pub(crate) use cell::IoCell;
 pub use device::{BdevHandle, RpcCall};
+#[doc(hidden)]
+pub use examine::{NoVbdev, Probe};
 pub use io::{BdevIo, IoId, NvmeRequest, ZcopyStart};
 pub use kind::{IoKind, IoKinds};
+pub use part::{Part, PartChannel};
+pub(crate) use record::Record;
 pub use register::Module;
 #[doc(hidden)]
 pub use register::{ModuleEntry, Registration};
 use serde_json::Value;
 pub use status::{IoError, IoResult};
+pub use superblock::Superblock;
+pub use vbdev::{Bases, Vbdev};
 
 use crate::error::Result;
 
@@ -58,6 +72,14 @@ pub struct Overrides {
     pub kinds: IoKinds,
     /// Whether there is a [`Bdev::submit`].
     pub submit: bool,
+    /// Whether there is a [`Bdev::destruct`].
+    pub destruct: bool,
+    /// Whether there is a [`Bdev::init`].
+    pub init: bool,
+    /// Whether there is a [`Bdev::fini_start`].
+    pub fini_start: bool,
+    /// Whether there is a [`Bdev::fini`].
+    pub fini: bool,
 }
 
 macro_rules! handlers {
@@ -91,6 +113,25 @@ pub trait Bdev: Module + Sized + Send + Sync + 'static {
     /// to another core, so it must not hold what belongs to an OS thread, such as a clone of an `Rc` out
     /// of a `thread_local!`.
     type Channel: 'static;
+
+    /// Starts the module, before any of its bdevs is created; SPDK's start waits for it. On the app thread.
+    ///
+    /// # Errors
+    /// The program ends, and its log names the module and the error.
+    fn init() -> impl Future<Output = Result<()>> {
+        ready(Ok(()))
+    }
+
+    /// SPDK begins to unregister bdevs, and those of this module are still there. From SPDK 21.10 on it waits
+    /// for this. On the app thread.
+    fn fini_start() -> impl Future<Output = ()> {
+        ready(())
+    }
+
+    /// Stops the module, whose bdevs have gone; SPDK waits for it. On the app thread.
+    fn fini() -> impl Future<Output = ()> {
+        ready(())
+    }
 
     /// Makes the state of a thread that starts to use the device. It is dropped on that thread.
     ///
@@ -137,6 +178,19 @@ pub trait Bdev: Module + Sized + Send + Sync + 'static {
     /// The kinds that [`submit`](Self::submit) serves.
     fn supports(&self, kind: IoKind) -> bool {
         matches!(kind, IoKind::Read | IoKind::Write)
+    }
+
+    /// The base in whose memory domains requests may bring their data: those that are only
+    /// [forwarded](BdevIo::forward) to it. [`BdevIo::bufs`] of such a request is empty. SPDK 23.05 or later;
+    /// elsewhere, and by default, the bdev layer brings the data into memory of the program.
+    fn memory_domains_of(&self) -> Option<&Base> {
+        None
+    }
+
+    /// The bdev was unregistered, and nobody has it open. What works in the background ends here, with the
+    /// [`BaseChannel`]s that it keeps; the bases are closed afterwards. On the app thread.
+    fn destruct(&self) -> impl Future<Output = ()> {
+        ready(())
     }
 
     /// What `bdev_get_bdevs` shows under `driver_specific` and the module's name.

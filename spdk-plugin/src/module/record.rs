@@ -28,6 +28,8 @@ pub(crate) struct Record {
     outcome: MaybeUninit<IoResult>,
     /// Set for a zcopy alone, from its start to its end.
     lent: MaybeUninit<Cell<Option<DmaRegion>>>,
+    /// The zcopy of the base whose memory it has lent, if any. Set as `lent` is.
+    below: MaybeUninit<Cell<*mut sys::spdk_bdev_io>>,
 }
 
 /// See [`Record::channel`].
@@ -66,13 +68,26 @@ impl Record {
         unsafe { (*Self::of(io)).lent.assume_init_ref() }
     }
 
+    /// The zcopy of the base that a zcopy was forwarded as.
+    ///
+    /// # Safety
+    /// As for [`lent`](Self::lent).
+    #[inline]
+    pub(crate) unsafe fn below<'a>(io: *mut sys::spdk_bdev_io) -> &'a Cell<*mut sys::spdk_bdev_io> {
+        // SAFETY: says the caller.
+        unsafe { (*Self::of(io)).below.assume_init_ref() }
+    }
+
     /// A zcopy starts, with nothing lent.
     ///
     /// # Safety
     /// The request is a zcopy that was just submitted to us.
     pub(crate) unsafe fn init_lent(io: *mut sys::spdk_bdev_io) {
         // SAFETY: `driver_ctx` is ours while the request is, as long as `ctx_size` told, and aligned.
-        unsafe { (&raw mut (*Self::of(io)).lent).write(MaybeUninit::new(Cell::new(None))) };
+        unsafe {
+            (&raw mut (*Self::of(io)).lent).write(MaybeUninit::new(Cell::new(None)));
+            (&raw mut (*Self::of(io)).below).write(MaybeUninit::new(Cell::new(ptr::null_mut())));
+        }
     }
 
     /// Notes that the request succeeded, to be completed next, with nothing else to see to.
@@ -235,10 +250,26 @@ unsafe fn end_loan(io: *mut sys::spdk_bdev_io, outcome: IoResult) {
             Ok(()) | Err(IoError::Nvme { sct: 0, sc: 0, .. }) => starts,
             Err(error) => !starts && error == IoError::NoMemory,
         };
-        if !stays {
-            Record::lent(io).set(None);
+        if stays {
+            return;
+        }
+        Record::lent(io).set(None);
+        let below = Record::below(io).replace(ptr::null_mut());
+        if !below.is_null()
+            && sys::spdk_bdev_zcopy_end(below, false, Some(given_back), ptr::null_mut()) != 0
+        {
+            sys::spdk_bdev_free_io(below);
         }
     }
+}
+
+unsafe extern "C" fn given_back(
+    io: *mut sys::spdk_bdev_io,
+    _success: bool,
+    _: *mut std::ffi::c_void,
+) {
+    // SAFETY: a zcopy of ours that has ended.
+    unsafe { sys::spdk_bdev_free_io(io) };
 }
 
 unsafe fn complete_failed(io: *mut sys::spdk_bdev_io, error: IoError) {

@@ -16,6 +16,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
+use std::hint::cold_path;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
@@ -32,6 +33,7 @@ use super::sync::lock;
 use super::task::Tasks;
 use super::thread::put;
 use super::time::Timers;
+use super::turn;
 use super::waker::Slot;
 use crate::guard::catch;
 
@@ -54,13 +56,15 @@ pub(crate) struct Home {
     thread: AtomicPtr<sys::spdk_thread>,
     /// SPDK's number of that thread, which unlike its address no later thread has.
     thread_id: AtomicU64,
+    /// The [turn](super::turn) in which it polls, 0 while it does not.
+    turn: AtomicU64,
     depth: Cell<u32>,
     /// The last share went inside a callback.
     unused: Cell<bool>,
     ready: Fifo,
     done: Fifo,
     complete: Cell<Option<CompleteFn>>,
-    free_slots: Cell<Option<&'static Slot>>,
+    free_slots: Cell<Option<Slot>>,
     users: Cell<u32>,
     batches: Cell<u32>,
     poller: Cell<*mut sys::spdk_poller>,
@@ -68,16 +72,16 @@ pub(crate) struct Home {
     /// Wakes that come from other threads. It is open while the home is in use, which is while something
     /// of ours is registered with the thread: channels, pollers, or what the tasks and the timers have
     /// there. So SPDK does not end the thread while a message is sent to it.
-    inbox: Inbox<&'static Slot, Target>,
+    inbox: Inbox<Slot, Target>,
     /// What the inbox fills, empty between messages.
-    woken: Cell<Vec<&'static Slot>>,
+    woken: Cell<Vec<Slot>>,
     tasks: Tasks,
     timers: Timers,
     _home_thread_only: PhantomData<UnsafeCell<()>>,
 }
 
 // SAFETY: other threads reach a `Home` through wakers and strayed pollers alone and touch `thread`,
-// `thread_id` (atomic) and `inbox` (locked) only. Everything else is used by code that runs on the home
+// `thread_id`, `turn` (atomic) and `inbox` (locked) only. Everything else is used by code that runs on the home
 // thread: `HomeRef` is `!Send` and is made on that thread.
 unsafe impl Sync for Home {}
 // SAFETY: as for `Sync`; a `Home` is only ever shared.
@@ -95,6 +99,7 @@ impl Home {
         Self {
             thread: AtomicPtr::new(ptr::null_mut()),
             thread_id: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             depth: Cell::new(0),
             unused: Cell::new(false),
             ready: Fifo::new(),
@@ -116,6 +121,23 @@ impl Home {
     pub(crate) fn is_current(&self) -> bool {
         let home = self.thread.load(Ordering::Acquire);
         !home.is_null() && home == current_thread()
+    }
+
+    /// Whether it polls the code that asks. If so, it [is current](Self::is_current), which it may also be
+    /// otherwise.
+    #[inline(always)]
+    pub(crate) fn polls(&self) -> bool {
+        let now = turn::now();
+        now != 0 && self.turn.load(Ordering::Relaxed) == now
+    }
+
+    /// Whether it [is current](Self::is_current), asked where [`polls`](Self::polls) did not say so. It may know
+    /// the next time.
+    pub(crate) fn is_current_after_all(&self) -> bool {
+        if turn::now() == 0 {
+            turn::begin();
+        }
+        self.is_current()
     }
 
     /// The tasks that live here. Home thread only.
@@ -155,12 +177,43 @@ impl Home {
         }
     }
 
+    /// As [`end`](Self::end), after it has woken the slot's node. If that is all there is to poll, it needs
+    /// no place on the queue.
+    #[inline(always)]
+    pub(crate) fn end_by_waking(&'static self, slot: Slot) {
+        let node = slot.node();
+        // SAFETY: a node that holds a slot is alive; it gives the slot back before it goes.
+        let Some(marks) = (unsafe { node.as_ref() })
+            .filter(|_| self.depth.get() == 1 && self.ready.is_empty())
+            .and_then(Node::run_at_once)
+        else {
+            cold_path();
+            slot.wake_here();
+            return self.end();
+        };
+        self.turn.store(turn::now(), Ordering::Relaxed);
+        // SAFETY: as above; it is marked as running, and the slot is one of ours.
+        unsafe { self.poll(node, marks) };
+        self.turn.store(0, Ordering::Relaxed);
+        if !self.ready.is_empty() {
+            cold_path();
+            self.queue_drain();
+        }
+        self.depth.set(0);
+        if self.unused.get() {
+            cold_path();
+            self.leave();
+        }
+    }
+
     /// Does what is left to do at the end of the outermost callback.
     #[inline(never)]
     fn leave(&'static self) {
         self.depth.set(1);
         if !self.ready.is_empty() {
+            self.turn.store(turn::now(), Ordering::Relaxed);
             self.drain();
+            self.turn.store(0, Ordering::Relaxed);
         }
         self.depth.set(0);
         if self.unused.replace(false) && self.users.get() == 0 {
@@ -183,8 +236,9 @@ impl Home {
         let last = self.ready.last();
         for _ in 0..DRAIN_BUDGET {
             let Some(link) = self.ready.pop() else { return };
+            let node: *const Node = link.cast();
             // SAFETY: it was queued, so it is alive and waits to be polled.
-            unsafe { self.poll(link.cast()) };
+            unsafe { self.poll(node, (*node).run()) };
             if link == last {
                 break;
             }
@@ -210,21 +264,23 @@ impl Home {
         wake_driver_of(current_thread());
     }
 
-    /// Polls a node that was queued.
+    /// Polls a node that had these marks.
     ///
     /// # Safety
-    /// The node is alive, not queued, not running, and belongs to this home.
+    /// The node is alive, not queued, marked as running by the caller, and belongs to this home.
     #[inline(always)]
-    unsafe fn poll(&'static self, node: *const Node) {
+    unsafe fn poll(&'static self, node: *const Node, marks: u64) {
         // SAFETY: alive, says the caller; it stays so until its poll function says that it ended.
         let node_ref = unsafe { &*node };
-        let Some(poll) = node_ref.poll_fn() else { return };
-        node_ref.run();
-        let waker = node_ref.waker();
+        let mut cx = Context::from_waker(node_ref.waker());
         // SAFETY: the function is the one that the node's owner set for it.
-        match unsafe { poll(node, &mut Context::from_waker(&waker)) } {
-            Poll::Pending if node_ref.wait(None) => self.schedule(node_ref),
-            Poll::Pending => (),
+        match unsafe { node_ref.poll_fn()(node, marks, &mut cx) } {
+            Poll::Pending => {
+                if node_ref.wait() {
+                    cold_path();
+                    self.schedule(node_ref);
+                }
+            }
             // SAFETY: the node's owner named the function.
             Poll::Ready(dispose) => unsafe { dispose(node) },
         }
@@ -234,7 +290,7 @@ impl Home {
     /// [`detach`](Self::detach).
     pub(crate) fn attach(&'static self, place: *const Node) -> Node {
         let slot = self.free_slots.get().unwrap_or_else(|| Slot::more(self));
-        self.free_slots.set(slot.next_free.get());
+        self.free_slots.set(slot.next_free().get());
         slot.set_node(place);
         Node::new(slot)
     }
@@ -243,12 +299,13 @@ impl Home {
     pub(crate) fn detach(&self, node: &Node) {
         let slot = node.slot();
         slot.set_node(ptr::null());
-        slot.next_free.set(self.free_slots.replace(Some(slot)));
+        slot.next_free().set(self.free_slots.replace(Some(slot)));
     }
 
     /// The node had its first poll, and waits for the next one, which is by `poll`.
     pub(crate) fn park(&'static self, node: &Node, poll: PollFn) {
-        if node.wait(Some(poll)) {
+        node.set_poll_fn(poll);
+        if node.wait() {
             self.schedule(node);
         }
     }
@@ -267,7 +324,7 @@ impl Home {
     }
 
     #[cold]
-    pub(super) fn wake_remote(&'static self, slot: &'static Slot) {
+    pub(super) fn wake_remote(&'static self, slot: Slot) {
         let this = ptr::from_ref(self).cast_mut().cast();
         let mut sent_to = ptr::null_mut();
         self.inbox.post(slot, |target| {
@@ -321,7 +378,7 @@ impl Home {
 
     fn take_remote(&'static self) {
         let mut woken = self.woken.take();
-        self.inbox.take(&mut woken, Slot::wake_here);
+        self.inbox.take(&mut woken, Slot::wake_for_others);
         self.woken.set(woken);
     }
 

@@ -24,6 +24,7 @@ mod sync;
 pub mod task;
 mod thread;
 mod time;
+mod turn;
 pub(crate) mod waker;
 
 pub use cpuset::CpuSet;

@@ -20,7 +20,7 @@ use super::env::{self, Share};
 use super::handle::{CurrentThread, ThreadHandle, ThreadStats};
 use super::home::HomeRef;
 use super::poller::PollStatus;
-use super::{fostered, subsystems, task, thread};
+use super::{fostered, subsystems, task, thread, turn};
 use crate::error::{Error, Result};
 use crate::guard::catch;
 
@@ -63,11 +63,13 @@ impl Drop for Polling {
 /// # Safety
 /// The thread is alive, and of this OS thread; it is not being polled.
 pub(super) unsafe fn poll(thread: *mut sys::spdk_thread, messages: u32) -> bool {
-    // SAFETY: says the caller; the other reads a pointer of SPDK's.
-    let (rc, app) =
-        unsafe { (sys::spdk_thread_poll(thread, messages, 0), sys::spdkp_app_thread()) };
-    let busy = app == thread && fostered::poll();
-    rc > 0 || busy
+    turn::within(|| {
+        // SAFETY: says the caller; the other reads a pointer of SPDK's.
+        let (rc, app) =
+            unsafe { (sys::spdk_thread_poll(thread, messages, 0), sys::spdkp_app_thread()) };
+        let busy = app == thread && fostered::poll();
+        rc > 0 || busy
+    })
 }
 
 /// An SPDK thread that the program polls itself, in a main loop of its own, under an
@@ -322,7 +324,7 @@ impl SpdkThread {
             sys::spdk_set_thread(self.raw);
             restore
         };
-        body()
+        turn::within(body)
     }
 
     /// Whether a poller would run at the next poll.
@@ -415,6 +417,8 @@ impl SpdkThread {
                 sys::spdk_set_thread(ptr::null_mut());
             }
         }
+        // Whatever we are inside of, another thread is current from here on.
+        turn::begin();
     }
 }
 
@@ -438,7 +442,7 @@ impl Drop for SpdkThread {
         unsafe {
             self.with_current(|| sys::spdk_thread_exit(self.raw));
             while !sys::spdk_thread_is_exited(self.raw) {
-                sys::spdk_thread_poll(self.raw, 0, 0);
+                turn::within(|| sys::spdk_thread_poll(self.raw, 0, 0));
             }
         }
         self.detach();

@@ -361,7 +361,7 @@ where
                 }
                 // What the function keeps may be broken after a panic: it is not called again.
                 over = true;
-                match catch_message("a poller", &mut function) {
+                match catch_message(|| "a poller", &mut function) {
                     Ok(Poll::Pending) => {
                         over = false;
                         return PollStatus::Idle;

@@ -102,8 +102,9 @@ impl Fifo {
     }
 }
 
-/// Polls what the node belongs to. `Ready`: it has ended, and the function is called next.
-pub(crate) type PollFn = unsafe fn(*const Node, &mut Context<'_>) -> Poll<DisposeFn>;
+/// Polls what the node belongs to, whose marks were those given when it was woken. `Ready`: it has ended, and the
+/// function is called next.
+pub(crate) type PollFn = unsafe fn(*const Node, u64, &mut Context<'_>) -> Poll<DisposeFn>;
 /// Ends a node's life, be it by completing an I/O or by freeing a task.
 pub(crate) type DisposeFn = unsafe fn(*const Node);
 
@@ -121,32 +122,40 @@ pub(crate) struct Node {
     link: Link,
     /// The scheduler's marks in the low byte; the rest is for the node's owner.
     marks: Cell<u64>,
-    slot: &'static Slot,
-    poll: Cell<Option<PollFn>>,
+    slot: Slot,
+    poll: Cell<PollFn>,
 }
 
 /// It is polled just now.
 pub(crate) const RUNNING: u64 = 1;
 const QUEUED: u64 = 1 << 1;
 const WOKEN: u64 = 1 << 2;
+/// Whoever polls it is to see whether it should end.
+pub(crate) const ASKED: u64 = 1 << 3;
 /// The first mark of the owner's.
 pub(crate) const OWNERS: u64 = 1 << 8;
 
 impl Node {
     /// A node that is about to be polled for the first time and is found by the wakers of `slot`.
-    pub(super) fn new(slot: &'static Slot) -> Self {
-        let (marks, poll) = (Cell::new(RUNNING), Cell::new(None));
+    pub(super) fn new(slot: Slot) -> Self {
+        let (marks, poll) = (Cell::new(RUNNING), Cell::new(not_parked as PollFn));
         Self { link: Link::new(), marks, slot, poll }
     }
 
-    pub(super) fn slot(&self) -> &'static Slot {
+    #[inline]
+    pub(crate) fn slot(&self) -> Slot {
         self.slot
     }
 
     /// The waker that has the node polled.
     #[inline]
-    pub(crate) fn waker(&self) -> Waker {
+    pub(crate) fn waker(&self) -> &'static Waker {
         self.slot.waker()
+    }
+
+    /// As [`waker`](Self::waker), and leaves the mark [`ASKED`].
+    pub(super) fn asking_waker(&self) -> Waker {
+        self.slot.asking_waker()
     }
 
     #[inline]
@@ -160,26 +169,46 @@ impl Node {
         self.marks.set(marks);
     }
 
-    pub(super) fn poll_fn(&self) -> Option<PollFn> {
+    /// How it is polled.
+    #[inline]
+    pub(super) fn poll_fn(&self) -> PollFn {
         self.poll.get()
     }
 
-    /// It was taken from the queue and is polled.
-    pub(super) fn run(&self) {
-        self.marks.set((self.marks.get() & !QUEUED) | RUNNING);
+    /// Names the function that polls it from now on.
+    pub(super) fn set_poll_fn(&self, poll: PollFn) {
+        self.poll.set(poll);
+    }
+
+    /// It is to be polled without a way over the queue. Gives its marks; `None`: it is being polled, or queued.
+    #[inline]
+    pub(super) fn run_at_once(&self) -> Option<u64> {
+        let marks = self.marks.get();
+        if marks & (RUNNING | QUEUED) != 0 {
+            return None;
+        }
+        self.marks.set(marks | RUNNING);
+        Some(marks)
+    }
+
+    /// It was taken from the queue and is polled. Gives its marks.
+    #[inline]
+    pub(super) fn run(&self) -> u64 {
+        let marks = self.marks.get();
+        self.marks.set((marks & !QUEUED) | RUNNING);
+        marks
     }
 
     /// It has been polled and waits; `true` if it was woken meanwhile.
-    pub(super) fn wait(&self, poll: Option<PollFn>) -> bool {
-        if poll.is_some() {
-            self.poll.set(poll);
-        }
+    #[inline]
+    pub(super) fn wait(&self) -> bool {
         let marks = self.marks.get();
         self.marks.set(marks & !(RUNNING | WOKEN));
         marks & WOKEN != 0
     }
 
     /// It was woken; `true` if it has to be queued.
+    #[inline]
     pub(super) fn wake(&self) -> bool {
         let marks = self.marks.get();
         if marks & RUNNING != 0 {
@@ -190,4 +219,14 @@ impl Node {
         }
         false
     }
+
+    /// Has whoever polls it see whether it should end.
+    pub(super) fn ask(&self) {
+        self.marks.set(self.marks.get() | ASKED);
+    }
+}
+
+/// How a node is polled that waits for nothing yet, which is never.
+unsafe fn not_parked(_: *const Node, _: u64, _: &mut Context<'_>) -> Poll<DisposeFn> {
+    Poll::Pending
 }

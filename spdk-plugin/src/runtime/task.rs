@@ -10,9 +10,11 @@
 //! thread ends. While there are any, a poller of ours keeps SPDK from ending the thread: a waker that
 //! another thread holds has somebody to send to.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
 use std::future::{Future, poll_fn};
+use std::hint::cold_path;
+use std::mem::{ManuallyDrop, offset_of};
 use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,7 @@ use spdk_plugin_sys as sys;
 use super::env;
 use super::home::HomeRef;
 use super::join::{Finish, JoinHandle, pair};
-use super::queue::{DisposeFn, Node};
+use super::queue::{ASKED, DisposeFn, Node, OWNERS, RUNNING};
 use super::thread::is_down;
 use super::time::ticks_of;
 use crate::error::{Error, Result};
@@ -37,36 +39,33 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Tasks whose drop spawns tasks whose drop spawns tasks: some time it has to end.
 const MOST_ROUNDS: u32 = 64;
 
-/// The part of a task that does not depend on its future. The node comes first, so that the run
-/// queue's pointer is the task's.
+/// The part of a task that does not depend on its future. What each poll touches comes last, next to the future.
 #[repr(C)]
 struct Head {
-    node: Node,
-    state: Cell<State>,
-    /// To be dropped after the poll that it is in.
-    doomed: Cell<bool>,
+    /// What each poll touches begins with a cache line.
+    _line: u64,
+    what: &'static str,
     /// The round of `drop_all` in or after which it was spawned.
     born: Cell<u64>,
     prev: Cell<*const Head>,
     next: Cell<*const Head>,
     cancel: unsafe fn(*const Head),
     home: HomeRef,
+    /// It is polled while it has the node's mark [`RUNNING`], and over when it has [`OVER`].
+    node: Node,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Polling,
-    Over,
-}
+/// To be dropped after the poll that it is in.
+const DOOMED: u64 = OWNERS;
+/// Its future is gone or going.
+const OVER: u64 = OWNERS << 1;
 
-#[repr(C)]
+#[repr(C, align(64))]
 struct Task<F: Future> {
     head: Head,
-    what: &'static str,
-    /// What only polls, and the end that keeps polls away, touch.
+    /// Its poll has it, which is not nested, or the end, which comes once and keeps polls away.
+    future: UnsafeCell<ManuallyDrop<F>>,
     finish: RefCell<Option<Finish<F::Output>>>,
-    future: RefCell<Option<F>>,
 }
 
 /// The tasks of one thread.
@@ -178,26 +177,29 @@ pub(crate) fn spawn_with<F>(
         return;
     }
     let task = Box::into_raw(Box::<Task<F>>::new_uninit()).cast::<Task<F>>();
-    // References to the node reach no further; `of` makes the pointer to all of it anew.
+    // References to the head reach no further; `of` makes the pointer to all of it anew.
     task.expose_provenance();
-    let node = queue.attach(task.cast());
+    // SAFETY: a place in the box.
+    let node = queue.attach(unsafe { &raw const (*task).head.node });
     if let Some(finish) = &finish {
-        finish.started(node.waker());
+        finish.started(node.asking_waker());
+        // It may have been aborted before that.
+        node.ask();
     }
     let head = Head {
-        node,
-        state: Cell::new(State::Waiting),
-        doomed: Cell::new(false),
+        _line: 0,
+        what,
         born: Cell::new(0),
         prev: Cell::new(ptr::null()),
         next: Cell::new(ptr::null()),
         cancel: cancel::<F>,
         home,
+        node,
     };
-    let (finish, future) = (RefCell::new(finish), RefCell::new(Some(future)));
+    let (finish, future) = (RefCell::new(finish), UnsafeCell::new(ManuallyDrop::new(future)));
     // SAFETY: the box has room for a task, which `dispose` frees after its last poll.
     let head = unsafe {
-        task.write(Task { head, what, finish, future });
+        task.write(Task { head, future, finish });
         &(*task).head
     };
     queue.tasks().push(head);
@@ -205,71 +207,86 @@ pub(crate) fn spawn_with<F>(
     queue.schedule(&head.node);
 }
 
-/// The task that begins at `start`.
+/// The task whose head is at `head`.
 ///
 /// # Safety
 /// There is one, of this type, and it is not freed while the reference is used.
-unsafe fn of<'a, F: Future>(start: *const ()) -> &'a Task<F> {
-    // SAFETY: says the caller; `spawn_with` has exposed the box. Nobody holds a `&mut` to any of it.
-    unsafe { &*ptr::with_exposed_provenance(start.addr()) }
+#[inline]
+unsafe fn of<'a, F: Future>(head: *const Head) -> &'a Task<F> {
+    // SAFETY: says the caller; the head comes first, and `spawn_with` has exposed the box. Nobody holds a
+    // `&mut` to any of it but its future.
+    unsafe { &*ptr::with_exposed_provenance(head.addr()) }
 }
 
-unsafe fn poll<F: Future>(node: *const Node, cx: &mut Context<'_>) -> Poll<DisposeFn> {
-    // SAFETY: the node is the first field of a task that `spawn_with` made.
-    let task = unsafe { of::<F>(node.cast()) };
-    if task.head.state.get() == State::Waiting {
-        if task.is_aborted() {
-            task.head.state.set(State::Polling);
-            task.end(None);
-        } else if task.poll(cx).is_pending() {
-            return Poll::Pending;
+/// The head of a node.
+#[inline]
+fn head_of(node: *const Node) -> *const Head {
+    node.wrapping_byte_sub(offset_of!(Head, node)).cast()
+}
+
+unsafe fn poll<F: Future>(node: *const Node, marks: u64, cx: &mut Context<'_>) -> Poll<DisposeFn> {
+    // SAFETY: the node is that of a task that `spawn_with` made, which is not over. All of these.
+    let task = || unsafe { of::<F>(head_of(node)) };
+    if marks & (ASKED | OVER) != 0 {
+        cold_path();
+        if task().ends_now() {
+            return Poll::Ready(dispose::<F>);
+        }
+    }
+    let polled = catch_message(
+        || task().head.what,
+        || {
+            // SAFETY: the future lies in the task's box and is dropped in place, not before its end. Polls of
+            // a node are not nested.
+            unsafe { Pin::new_unchecked(&mut **task().future.get()) }.poll(cx)
+        },
+    );
+    match polled {
+        Ok(Poll::Pending) if task().head.node.marks() & DOOMED == 0 => return Poll::Pending,
+        Ok(Poll::Pending) => task().end(None),
+        Ok(Poll::Ready(output)) => task().end(Some(Ok(output))),
+        Err(message) => {
+            let what = task().head.what;
+            task().end(Some(Err(Error::Panicked(format!("{what}: {message}")))));
         }
     }
     Poll::Ready(dispose::<F>)
 }
 
 impl<F: Future> Task<F> {
-    fn is_aborted(&self) -> bool {
-        self.finish.borrow().as_ref().is_some_and(Finish::is_aborted)
-    }
-
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.head.state.set(State::Polling);
-        let polled = catch_message(self.what, || match &mut *self.future.borrow_mut() {
-            // SAFETY: the future lies in the task's box and is dropped in place.
-            Some(future) => unsafe { Pin::new_unchecked(future) }.poll(cx).map(Some),
-            None => Poll::Ready(None),
-        });
-        match polled {
-            Ok(Poll::Pending) if !self.head.doomed.get() => {
-                self.head.state.set(State::Waiting);
-                return Poll::Pending;
-            }
-            Ok(Poll::Pending) => self.end(None),
-            Ok(Poll::Ready(output)) => self.end(output.map(Ok)),
-            Err(message) => {
-                self.end(Some(Err(Error::Panicked(format!("{}: {message}", self.what)))));
-            }
+    /// Whether there is nothing to poll. Ends it first if it was aborted.
+    #[cold]
+    fn ends_now(&self) -> bool {
+        if self.head.has(OVER) {
+            return true;
         }
-        Poll::Ready(())
+        self.head.node.set_marks(self.head.node.marks() & !ASKED);
+        // Who aborts does so before the wake that leaves the mark.
+        let aborted = self.finish.borrow().as_ref().is_some_and(Finish::is_aborted);
+        if aborted {
+            self.end(None);
+        }
+        aborted
     }
 
     /// Drops the future where it lies and gives the handle its result; `None`: it was cancelled. The
     /// task is in its last poll, or kept from being polled.
+    #[cold]
     fn end(&self, result: Option<Result<F::Output>>) {
-        self.head.home.get().tasks().remove(&self.head);
+        let Head { what, home, node, .. } = &self.head;
+        node.set_marks(node.marks() | OVER);
+        home.get().tasks().remove(&self.head);
         // What is dropped may panic, and waking the handle's owner may. The log has it.
-        let _ = catch_message(self.what, || {
-            let mut future = self.future.borrow_mut();
-            // SAFETY: as in `poll`; `set` drops it in place.
-            unsafe { Pin::new_unchecked(&mut *future) }.set(None);
-        });
+        // SAFETY: it is dropped where it lies, this once, and the mark keeps polls away.
+        let _ = catch_message(|| what, || unsafe { ManuallyDrop::drop(&mut *self.future.get()) });
         let finish = self.finish.take();
-        let _ = catch_message(self.what, move || match (finish, result) {
-            (Some(finish), Some(result)) => finish.finish(result),
-            (finish, result) => drop((finish, result)),
-        });
-        self.head.state.set(State::Over);
+        let _ = catch_message(
+            || what,
+            move || match (finish, result) {
+                (Some(finish), Some(result)) => finish.finish(result),
+                (finish, result) => drop((finish, result)),
+            },
+        );
     }
 }
 
@@ -277,19 +294,24 @@ impl<F: Future> Task<F> {
 /// The head is that of a task that waits, inside a callback, so that its next poll comes later.
 unsafe fn cancel<F: Future>(head: *const Head) {
     // SAFETY: says the caller; the poll that is asked for frees it.
-    let task = unsafe { of::<F>(head.cast()) };
-    task.head.state.set(State::Polling);
+    let task = unsafe { of::<F>(head) };
     task.end(None);
     task.head.home.get().schedule(&task.head.node);
 }
 
 unsafe fn dispose<F: Future>(node: *const Node) {
+    let task = ptr::with_exposed_provenance_mut::<Task<F>>(head_of(node).addr());
     // SAFETY: the node is that of a task whose last poll is over.
-    let task = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Task<F>>(node.addr())) };
-    let Task { head: Head { node, home, .. }, .. } = *task;
+    let Task { head: Head { node, home, .. }, .. } = *unsafe { Box::from_raw(task) };
     home.detach(&node);
     let tasks = home.tasks();
     tasks.alive.set(tasks.alive.get() - 1);
+}
+
+impl Head {
+    fn has(&self, mark: u64) -> bool {
+        self.node.marks() & mark != 0
+    }
 }
 
 impl Tasks {
@@ -383,10 +405,10 @@ impl Tasks {
             if head.born.get() == self.round.get() {
                 return None;
             }
-            if head.state.get() == State::Waiting {
+            if !head.has(RUNNING) {
                 return Some(at);
             }
-            head.doomed.set(true);
+            head.node.set_marks(head.node.marks() | DOOMED);
             at = head.next.get();
         }
         None

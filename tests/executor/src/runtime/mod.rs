@@ -16,6 +16,8 @@ mod sync;
 pub(crate) mod task;
 #[path = "../../../../spdk-plugin/src/runtime/time.rs"]
 pub(crate) mod time;
+#[path = "../../../../spdk-plugin/src/runtime/turn.rs"]
+mod turn;
 #[path = "../../../../spdk-plugin/src/runtime/waker.rs"]
 mod waker;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use spdk_plugin::rpc;
 use spdk_plugin::rpc::RpcError;
 
-spdk_plugin::spdk_plugin! { modules: [spdk_plugin_null, spdk_plugin_ram] }
+spdk_plugin::spdk_plugin! { modules: [spdk_plugin_crypt, spdk_plugin_null, spdk_plugin_ram] }
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicI64 = AtomicI64::new(0);
