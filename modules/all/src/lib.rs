@@ -2,6 +2,8 @@
 
 spdk_plugin::spdk_plugin! {
     modules: [
+        spdk_plugin_delay,
+        spdk_plugin_fault,
         spdk_plugin_null,
         spdk_plugin_passthru,
         spdk_plugin_ram,
