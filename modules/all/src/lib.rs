@@ -2,6 +2,7 @@
 
 spdk_plugin::spdk_plugin! {
     modules: [
+        spdk_plugin_crypt,
         spdk_plugin_delay,
         spdk_plugin_fault,
         spdk_plugin_null,
