@@ -6,6 +6,7 @@ spdk_plugin::spdk_plugin! {
         spdk_plugin_delay,
         spdk_plugin_fault,
         spdk_plugin_integrity,
+        spdk_plugin_mirror,
         spdk_plugin_null,
         spdk_plugin_passthru,
         spdk_plugin_ram,
