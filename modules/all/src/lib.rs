@@ -10,5 +10,6 @@ spdk_plugin::spdk_plugin! {
         spdk_plugin_null,
         spdk_plugin_passthru,
         spdk_plugin_ram,
+        spdk_plugin_tier,
     ]
 }
