@@ -138,7 +138,7 @@ fn killed(more: &Value) {
         thread::scope(|scope| {
             let options = options().seed(seed ^ round).seconds(60).cores(2).depth(16);
             scope.spawn(|| try_verify(&host, "top", options));
-            thread::sleep(Duration::from_millis(200 + (seed ^ round * 7919) % 800));
+            thread::sleep(Duration::from_millis(200 + (seed ^ (round * 7919)) % 800));
             let pid = libc::pid_t::try_from(host.pid()).unwrap();
             // SAFETY: a signal to a child of ours that was not waited for yet.
             assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);

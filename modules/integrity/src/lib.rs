@@ -129,7 +129,8 @@ impl Bdev for Integrity {
     }
 
     async fn destruct(&self) {
-        if let Some(scrub) = self.scrub().take() {
+        let scrub = self.scrub().take();
+        if let Some(scrub) = scrub {
             scrub.end().await;
         }
         if !self.base.is_removed()

@@ -268,7 +268,7 @@ impl Disk for SimDisk {
             let mut sim = self.0.borrow_mut();
             (sim.fails.as_mut().is_some_and(|fails| fails(lba)), sim.block_size)
         };
-        if fails && lba % 2 == 0 {
+        if fails && lba.is_multiple_of(2) {
             self.op(Op::Read).await;
         } else {
             let data = buf[..blocks as usize * size].to_vec();
