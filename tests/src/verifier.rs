@@ -94,7 +94,8 @@ impl Verify {
         self.with("kinds", kinds)
     }
 
-    /// Several writes of a block may be in flight at once. One of them wins, and that for good.
+    /// Several writes of a block may be in flight at once. One of them wins, and that for good: of a bdev that
+    /// keeps them apart. A memory disk copies two at once, and a block may end up with some of both.
     pub fn races(self) -> Self {
         self.with("races", true)
     }

@@ -119,7 +119,7 @@ fn verified_in_every_mode() {
         [("write_back", 4096), ("write_back", 65536), ("write_through", 4096), ("pass", 4096)]
     {
         let mut host = start(over_malloc(json!({ "mode": mode, "line_size": line_size })));
-        let options = Verify::new().seconds(f64::from(seconds()) / 4.0).cores(2).depth(16).races();
+        let options = Verify::new().seconds(f64::from(seconds()) / 4.0).cores(2).depth(16);
         let run = verify(&host, "tier", options);
         assert!(run.total() > 1000 && run.blocks_checked > 10_000, "{run:?}");
         let stats = stats(&host);
@@ -140,7 +140,7 @@ fn verified_while_it_is_changed() {
     let mut host = start(over_malloc(json!({})));
     let time = f64::from(seconds()) / 2.0;
     std::thread::scope(|scope| {
-        let options = Verify::new().seconds(time).cores(2).depth(16).races();
+        let options = Verify::new().seconds(time).cores(2).depth(16);
         let run = scope.spawn(|| verify(&host, "tier", options));
         while !run.is_finished() {
             for mode in ["write_through", "pass", "write_back"] {
@@ -176,7 +176,7 @@ fn nothing_acknowledged_is_lost_when_it_is_killed() {
         let seed = seed.wrapping_add(u64::from(round));
         let found = verify(&host, "tier", Verify::new().seed(seed).operations(0).journal(&journal));
         std::thread::scope(|scope| {
-            let options = Verify::new().seed(seed).seconds(60).cores(2).depth(8).races();
+            let options = Verify::new().seed(seed).seconds(60).cores(2).depth(8);
             let run = scope.spawn(|| try_verify(&host, "tier", options.journal(&journal)));
             // Some of them in the middle of the first lines, some when all is in full swing.
             std::thread::sleep(Duration::from_millis(50 + seed % 700));

@@ -33,7 +33,6 @@ fn malloc() {
     let mut host = start(Config::new().malloc("disk", DISK, 512));
     right(&host, Verify::new().operations(20_000));
     right(&host, Verify::new().seconds(1).cores(2).depth(16));
-    right(&host, Verify::new().seconds(1).cores(2).races());
     host.shutdown().unwrap();
 }
 
@@ -65,7 +64,6 @@ fn ram_of_every_shape() {
             assert!(run.operations[kind] > 10, "{run:?}");
         }
         assert_eq!(run.unsupported, if at_least(23, 1) { vec![] } else { vec!["copy"] });
-        right(&host, Verify::new().seconds(0.5).cores(2).races());
         right(&host, Verify::new().seconds(0.5).even_buffers().kinds(&["read", "write"]));
         host.shutdown().unwrap();
     }
