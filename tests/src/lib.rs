@@ -189,10 +189,10 @@ pub fn ios(host: &Host) -> u64 {
     list.iter().map(|stat| ops(stat, "num_read_ops") + ops(stat, "num_write_ops")).sum()
 }
 
-/// Waits until `done`, for which half a minute must do.
+/// Waits until `done`, for which two minutes must do: disks that flush may be slow.
 #[track_caller]
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(Instant::now() < deadline, "{what} takes too long");
         thread::yield_now();
